@@ -1,0 +1,105 @@
+"""Conv: ``Y[n, o] = b[o] + sum over p, k of W[o, p, k] * X[n, g(o) * I/g + p, ...]`` with ``W[O, I/g, k...]``.
+
+After:   ``s * Y + t``      is  ``W[o, ...] *= s[o]``,  ``b' = s * b + t``.
+Before:  ``Conv(s * X + t)`` is  ``W[o, p, ...] *= s[g(o) * I/g + p]``,  ``b' = b + sum over p, k of W * t``; the latter only where no
+padding is ever added, since padded positions hold zeros and not ``t``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, contract, weight_of
+from bnfold.affine import Affine
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["after", "before", "pads", "rewrite"]
+
+
+def after(node: Node) -> Port | Refusal:
+    """The output's channels."""
+    weight = weight_of(node, 1)
+    if isinstance(weight, Refusal):
+        return weight
+    blocked = _fused(node, also_sum=True)
+    if blocked is not None or len(weight.dims) < 3:
+        return blocked or Refusal("parameter-shape", "the weight has fewer than three axes", node.label, lasting=True)
+    bias = bias_of(node, 2, weight.dims[0])
+    if isinstance(bias, Refusal):
+        return Refusal(bias.code, bias.reason, bias.node, lasting=True)
+    return Port(node, 1, weight.dims[0])
+
+
+def before(node: Node, position: int) -> Port | Refusal:
+    """The input's channels; a shift enters only where no zeros are padded."""
+    if position != 0:
+        return Refusal("weight-not-constant", "the tensor is the operator's weight or bias", node.label, lasting=True)
+    weight = weight_of(node, 1)
+    if isinstance(weight, Refusal):
+        return weight
+    group = node.integer("group", 1)
+    if len(weight.dims) < 3 or weight.dims[0] % group:
+        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
+    shift: Refusal | None = None
+    if pads(node, weight.dims[2:]):
+        shift = Refusal("padding", "the convolution pads with zeros, which the shift must not reach", node.label)
+    else:
+        bias = bias_of(node, 2, weight.dims[0])
+        shift = bias if isinstance(bias, Refusal) else None
+    return Port(node, 1, weight.dims[1] * group, shift)
+
+
+def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
+    """New weight and bias for both sides at once, each rounded once."""
+    weight = weight_of(node, 1)
+    assert not isinstance(weight, Refusal)
+    filters, slab = weight.dims[0], weight.dims[1]
+    group = node.integer("group", 1)
+    view = (group, filters // group, slab, int(np.prod(weight.dims[2:], dtype=np.int64)))
+    factors = []
+    if out is not None and out.scales:
+        factors.append(out.over(filters).scale.reshape(group, filters // group, 1, 1))
+    if into is not None and into.scales:
+        factors.append(into.over(slab * group).scale.reshape(group, 1, slab, 1))
+    changes: list[Scaled | Stored] = [Scaled(1, view, tuple(factors))] if factors else []
+    bias = bias_of(node, 2, filters)
+    if not isinstance(bias, Refusal):
+        old = bias
+        if into is not None and into.shifts:
+            shift = into.over(slab * group).shift.reshape(group, 1, slab, 1)
+            bias = bias + contract(weight.array().reshape(view), shift, (2, 3)).reshape(filters)
+        if out is not None:
+            bias = out.over(filters).scale * bias + out.over(filters).shift
+        if bias is not old and (node.input(2) or bias.any()):
+            changes.append(Stored(2, bias, weight.data_type))
+    return Rewrite(node, tuple(changes))
+
+
+def pads(node: Node, kernel: tuple[int, ...]) -> bool:
+    """Whether the operator ever reads padding. Unknown counts as yes."""
+    mode = node.string("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        return any(node.integers("pads") or ())
+    if mode == "VALID":
+        return False
+    # SAME: output size is ceil(input / stride), so padding is max((out - 1) * stride + reach - input, 0) per axis.
+    dilations = node.integers("dilations") or [1] * len(kernel)
+    strides = node.integers("strides") or [1] * len(kernel)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=False)]
+    if all(r == 1 for r in reach):
+        return False
+    for axis, (r, stride) in enumerate(zip(reach, strides, strict=False)):
+        size = node.scope.shapes.dim(node.inputs[0], 2 + axis)
+        if not isinstance(size, int) or (-(-size // stride) - 1) * stride + r > size:
+            return True
+    return False
+
+
+def _fused(node: Node, *, also_sum: bool) -> Refusal | None:
+    """``com.microsoft::FusedConv`` carries an activation, and may add a tensor Z before it."""
+    if node.string("activation", ""):
+        return Refusal("blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True)
+    if also_sum and node.input(3):
+        return Refusal("blocked", f"{node.label} adds another tensor itself", node.label, lasting=True)
+    return None

@@ -1,0 +1,89 @@
+"""ConvTranspose: ``W[I, O/g, k...]``; each input position paints a kernel onto the output.
+
+After:   ``s * Y + t``  is  ``W[i, q, ...] *= s[g(i) * O/g + q]``,  ``b' = s * b + t``.
+Before:  ``W[i, ...] *= s[i]``. A shift enters only through a 1x1 kernel with stride 1 and no padding; otherwise border and stride
+positions see different taps, so the shift is no constant per channel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, contract, weight_of
+from bnfold.affine import Affine
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["after", "before", "rewrite"]
+
+
+def after(node: Node) -> Port | Refusal:
+    """The output's channels."""
+    weight = weight_of(node, 1)
+    if isinstance(weight, Refusal):
+        return weight
+    group = node.integer("group", 1)
+    if len(weight.dims) < 3 or weight.dims[0] % group:
+        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
+    channels = weight.dims[1] * group
+    bias = bias_of(node, 2, channels)
+    if isinstance(bias, Refusal):
+        return Refusal(bias.code, bias.reason, bias.node, lasting=True)
+    return Port(node, 1, channels)
+
+
+def before(node: Node, position: int) -> Port | Refusal:
+    """The input's channels."""
+    if position != 0:
+        return Refusal("weight-not-constant", "the tensor is the operator's weight or bias", node.label, lasting=True)
+    weight = weight_of(node, 1)
+    if isinstance(weight, Refusal):
+        return weight
+    group = node.integer("group", 1)
+    if len(weight.dims) < 3 or weight.dims[0] % group:
+        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
+    shift: Refusal | None = None
+    if not _pointwise(node, weight.dims[2:]):
+        shift = Refusal("shift", "output positions see different kernel taps, so the shift is not the same everywhere", node.label)
+    else:
+        bias = bias_of(node, 2, weight.dims[1] * group)
+        shift = bias if isinstance(bias, Refusal) else None
+    return Port(node, 1, weight.dims[0], shift)
+
+
+def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
+    """New weight and bias for both sides at once, each rounded once."""
+    weight = weight_of(node, 1)
+    assert not isinstance(weight, Refusal)
+    inputs, slab = weight.dims[0], weight.dims[1]
+    group = node.integer("group", 1)
+    view = (group, inputs // group, slab, int(np.prod(weight.dims[2:], dtype=np.int64)))
+    factors = []
+    if out is not None and out.scales:
+        factors.append(out.over(slab * group).scale.reshape(group, 1, slab, 1))
+    if into is not None and into.scales:
+        factors.append(into.over(inputs).scale.reshape(group, inputs // group, 1, 1))
+    changes: list[Scaled | Stored] = [Scaled(1, view, tuple(factors))] if factors else []
+    bias = bias_of(node, 2, slab * group)
+    if not isinstance(bias, Refusal):
+        old = bias
+        if into is not None and into.shifts:
+            shift = into.over(inputs).shift.reshape(group, inputs // group, 1, 1)
+            bias = bias + contract(weight.array().reshape(view), shift, (1, 3)).reshape(slab * group)
+        if out is not None:
+            bias = out.over(slab * group).scale * bias + out.over(slab * group).shift
+        if bias is not old and (node.input(2) or bias.any()):
+            changes.append(Stored(2, bias, weight.data_type))
+    return Rewrite(node, tuple(changes))
+
+
+def _pointwise(node: Node, kernel: tuple[int, ...]) -> bool:
+    """One tap, stride 1, nothing padded or cropped: the operator is a matrix product per position."""
+    return (
+        all(k == 1 for k in kernel)
+        and all(s == 1 for s in node.integers("strides") or ())
+        and not any(node.integers("pads") or ())
+        and not any(node.integers("output_padding") or ())
+        and node.integers("output_shape") is None
+        and node.string("auto_pad", "NOTSET") in ("NOTSET", "VALID", "")
+    )

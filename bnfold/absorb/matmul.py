@@ -1,0 +1,198 @@
+"""MatMul with a constant on either side: ``Y = X W`` with ``W[K, N]``, or ``Y = W X`` with ``W[M, K]``.
+
+Constant right, after: columns of ``W`` times ``s``; before: rows of ``W`` times ``s``, shift ``t W``, one value per column.
+Constant left, after: rows of ``W`` times ``s``; before: columns of ``W`` times ``s``, shift ``W t``, one value per row.
+
+A shift needs somewhere to go: the constant Add behind the MatMul when there is one (both are then one linear unit), else
+the MatMul becomes a Gemm where everything has rank 2, else an Add follows.
+
+``com.microsoft::FusedMatMul`` is the same with ``alpha`` in front and ``transA``, ``transB``; it never becomes a Gemm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, contract, weight_of
+from bnfold.affine import Affine
+from bnfold.constants import Constant
+from bnfold.graph import CAPTURE, Node
+from bnfold.refusals import Refusal
+
+MATMULS = ("MatMul", "com.microsoft::FusedMatMul")
+
+__all__ = ["MATMULS", "after", "becomes_gemm", "before", "bias_add", "constant_side", "rewrite", "unit_of"]
+
+
+def constant_side(node: Node) -> int | Refusal:
+    """Which input is the constant matrix: 1 (right) or 0 (left)."""
+    right = weight_of(node, 1)
+    if not isinstance(right, Refusal):
+        return 1 if len(right.dims) >= 2 else _no_matrix(node)
+    left = weight_of(node, 0)
+    if not isinstance(left, Refusal):
+        return 0 if len(left.dims) >= 2 else _no_matrix(node)
+    return right
+
+
+def _no_matrix(node: Node) -> Refusal:
+    return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
+
+
+def unit_of(add: Node) -> Node | None:
+    """The MatMul whose bias this Add is: constant along the MatMul's channels, and the only reader of its output."""
+    for position in (0, 1) if add.op == "Add" and len(add.inputs) == 2 else ():
+        matmul = add.scope.producer(add.inputs[position])
+        if matmul is not None and matmul.op in MATMULS and bias_add(matmul) is add:
+            return matmul
+    return None
+
+
+def bias_add(node: Node) -> Node | None:
+    """The Add of a constant per channel that is the only reader of this MatMul."""
+    scope = node.scope
+    readers = scope.readers(node.outputs[0])
+    if len(readers) != 1 or readers[0].position == CAPTURE or node.outputs[0] in scope.output_set:
+        return None
+    add = readers[0].node
+    side = constant_side(node)
+    if add.op != "Add" or isinstance(side, Refusal) or scope.opset < 7:
+        return None
+    bias = scope.constants.get(add.inputs[1 - readers[0].position])
+    weight = scope.constants.get(node.inputs[side])
+    if bias is None or weight is None or not bias.floating or not bias.dims:
+        return None
+    rank = len(bias.dims)
+    channel_axis = rank - 1 if side == 1 else rank - 2
+    channels = weight.dims[_weight_axes(node, side)[1]]
+    if channel_axis < 0 or bias.dims[channel_axis] != channels or bias.size != channels:
+        return None
+    return add if _rank_at_least(node, rank) else None
+
+
+def _rank_at_least(node: Node, rank: int) -> bool:
+    if rank <= 2 and all(_operand_rank(node, p) != 1 for p in (0, 1)):
+        return rank == 1 or all((_operand_rank(node, p) or 0) >= 2 for p in (0, 1))
+    known = node.scope.shapes.rank(node.outputs[0])
+    return known is not None and known >= rank
+
+
+def _operand_rank(node: Node, position: int) -> int | None:
+    constant = node.scope.constants.get(node.inputs[position])
+    return len(constant.dims) if constant is not None else node.scope.shapes.rank(node.inputs[position])
+
+
+def becomes_gemm(node: Node) -> bool:
+    """Whether the product is a plain one of two matrices, so that Gemm can add a bias to it."""
+    return node.op == "MatMul" and node.scope.opset >= 7 and all(_operand_rank(node, p) == 2 for p in (0, 1))
+
+
+def after(node: Node) -> Port | Refusal:
+    """The channels of the MatMul's output, or of its bias Add's."""
+    matmul = unit_of(node) if node.op == "Add" else node
+    if matmul is None:
+        return Refusal("blocked", "an Add of two computed tensors", node.label)
+    side = constant_side(matmul)
+    if isinstance(side, Refusal):
+        return side
+    weight = weight_of(matmul, side)
+    if isinstance(weight, Refusal):
+        return weight
+    if side == 0 and (_operand_rank(matmul, 1) or 0) < 2:
+        return Refusal("shape-unknown", f"the rank of '{matmul.inputs[1]}' is not known", matmul.label, lasting=True)
+    if _operand_rank(matmul, 1 - side) == 1:
+        return Refusal("parameter-shape", "a matrix times a vector has no channel axis", matmul.label, lasting=True)
+    if _batches_transposed(matmul):
+        return Refusal("blocked", f"{matmul.label} transposes batches", matmul.label, lasting=True)
+    adds = node is matmul and not becomes_gemm(matmul)
+    _, kept = _weight_axes(matmul, side)
+    return Port(matmul, -1 if side == 1 else -2, weight.dims[kept], adds=adds)
+
+
+def before(node: Node, position: int) -> Port | Refusal:
+    """The axis of X that is summed over."""
+    side = constant_side(node)
+    if isinstance(side, Refusal):
+        return side
+    weight = weight_of(node, side)
+    if isinstance(weight, Refusal):
+        return weight
+    if position == side:
+        return Refusal("weight-not-constant", "the tensor is the operator's weight", node.label, lasting=True)
+    if side == 0 and (_operand_rank(node, 1) or 0) < 2:
+        return Refusal("shape-unknown", f"the rank of '{node.inputs[1]}' is not known", node.label, lasting=True)
+    shift: Refusal | None = None
+    if any(d != 1 for d in weight.dims[:-2]):
+        shift = Refusal("shift", "the weight is a stack of matrices, so the shift would differ per matrix", node.label)
+    if side == 1 and _operand_rank(node, 0) in (None, 1):
+        shift = Refusal("shape-unknown", f"the rank of '{node.inputs[0]}' is not known", node.label)
+    if _batches_transposed(node):
+        return Refusal("blocked", f"{node.label} transposes batches", node.label, lasting=True)
+    adds = bias_add(node) is None and not becomes_gemm(node)
+    summed, _ = _weight_axes(node, side)
+    flipped = bool(node.integer("transA" if side == 1 else "transB", 0))
+    return Port(node, -1 if (side == 1) != flipped else -2, weight.dims[summed], shift, adds)
+
+
+def _weight_axes(node: Node, side: int) -> tuple[int, int]:
+    """The weight's axis that is summed over, and the one that becomes the output's channels."""
+    natural = (-2, -1) if side == 1 else (-1, -2)
+    return natural[::-1] if node.integer("transB" if side == 1 else "transA", 0) else natural
+
+
+def _batches_transposed(node: Node) -> bool:
+    return bool(node.integer("transBatchA", 0) or node.integer("transBatchB", 0))
+
+
+def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | None = None) -> list[Rewrite]:
+    """New weight, and the shift in ``add``'s constant, in a Gemm's C, or in a new Add behind the MatMul."""
+    side = constant_side(node)
+    assert not isinstance(side, Refusal)
+    weight = weight_of(node, side)
+    assert not isinstance(weight, Refusal)
+    summed, kept = _weight_axes(node, side)
+    channels, terms = weight.dims[kept], weight.dims[summed]
+    factors = []
+    if out is not None and out.scales:
+        factors.append(_along(out.over(channels).scale, kept))
+    if into is not None and into.scales:
+        factors.append(_along(into.over(terms).scale, summed))
+    view = (int(np.prod(weight.dims[:-2], dtype=np.int64)), weight.dims[-2], weight.dims[-1])
+    changes = (Scaled(side, view, tuple(f.reshape(1, *f.shape) for f in factors)),) if factors else ()
+    old = _bias(node, add, channels)
+    bias = old
+    if into is not None and into.shifts:
+        matrix = weight.array().reshape(view)[0]
+        matrix = matrix.T if kept == -1 else matrix
+        bias = bias + node.real("alpha", 1.0) * contract(matrix, into.over(terms).shift.reshape(1, -1), (1,))
+    if out is not None:
+        bias = out.over(channels).scale * bias + out.over(channels).shift
+    if bias is old or (add is None and not bias.any()):
+        return [Rewrite(node, changes)]
+    if add is not None:
+        return [Rewrite(node, changes), _new_bias(node, add, bias)]
+    shaped = bias if side == 1 else bias.reshape(-1, 1)
+    if becomes_gemm(node):
+        return [Rewrite(node, (*changes, Stored(2, shaped, weight.data_type)), gemm=True)]
+    return [Rewrite(node, changes, add=Stored(1, shaped, weight.data_type))]
+
+
+def _bias_constant(node: Node, add: Node) -> tuple[int, Constant]:
+    position = 1 if add.inputs[0] == node.outputs[0] else 0
+    constant = add.scope.constants.get(add.inputs[position])
+    assert constant is not None
+    return position, constant
+
+
+def _bias(node: Node, add: Node | None, channels: int) -> NDArray[np.float64]:
+    return np.zeros(channels) if add is None else _bias_constant(node, add)[1].float64().ravel()
+
+
+def _new_bias(node: Node, add: Node, bias: NDArray[np.float64]) -> Rewrite:
+    position, constant = _bias_constant(node, add)
+    return Rewrite(add, (Stored(position, bias.reshape(constant.dims), constant.data_type),))
+
+
+def _along(vector: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    return vector.reshape(1, -1) if axis == -1 else vector.reshape(-1, 1)

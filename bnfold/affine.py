@@ -1,0 +1,108 @@
+"""The one idea: an affine map per channel, ``y = scale * x + shift``, along one axis of a tensor.
+
+Everything is float64 from the moment parameters are read until a weight is written, so that composing any number of
+affines still rounds each weight once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+__all__ = ["Affine", "Vector"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """``y[..., c, ...] = scale[c] * x[..., c, ...] + shift[c]`` with channel ``c`` on ``axis``.
+
+    Attributes:
+        scale, shift: float64 vectors of the same length: the channels, or 1 when all channels share one value
+            (then ``axis`` means nothing).
+        axis: channel axis; negative counts from the last axis, as NumPy does.
+    """
+
+    scale: Vector
+    shift: Vector
+    axis: int = 1
+
+    @staticmethod
+    def of(scale: object, shift: object = 0.0, axis: int = 1) -> Affine:
+        """Make an affine from anything that NumPy turns into vectors or scalars; scalars stretch to the other's length."""
+        s = np.atleast_1d(np.asarray(scale, dtype=np.float64))
+        t = np.atleast_1d(np.asarray(shift, dtype=np.float64))
+        if s.size != t.size:
+            s, t = (np.array(a) for a in np.broadcast_arrays(s, t))
+        return Affine(s, t, axis)
+
+    @property
+    def uniform(self) -> bool:
+        """One value for the whole tensor, so the axis does not matter."""
+        return self.scale.size == 1
+
+    @property
+    def scales(self) -> bool:
+        return bool((self.scale != 1.0).any())
+
+    @property
+    def shifts(self) -> bool:
+        return bool((self.shift != 0.0).any())
+
+    @property
+    def identity(self) -> bool:
+        return not self.scales and not self.shifts
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
+
+    def then(self, later: Affine) -> Affine:
+        """This affine followed by ``later``: ``later(self(x))``. Both live on the same axis, or one is uniform."""
+        axis = later.axis if self.uniform else self.axis
+        return Affine.of(later.scale * self.scale, later.scale * self.shift + later.shift, axis)
+
+    def at(self, axis: int) -> Affine:
+        """The same vectors on another axis."""
+        return self if self.axis == axis else Affine(self.scale, self.shift, axis)
+
+    def over(self, channels: int) -> Affine:
+        """Stretch a uniform affine to ``channels`` channels."""
+        if self.scale.size == channels:
+            return self
+        return Affine(np.repeat(self.scale, channels), np.repeat(self.shift, channels), self.axis)
+
+    def repeat(self, times: int, axis: int) -> Affine:
+        """Each channel ``times`` times in a row, as flattening ``[C, times]`` to ``[C * times]`` lays them out."""
+        return self if self.uniform else Affine(np.repeat(self.scale, times), np.repeat(self.shift, times), axis)
+
+    def tile(self, times: int, axis: int) -> Affine:
+        """All channels ``times`` times over, as flattening ``[times, C]`` to ``[times * C]`` lays them out."""
+        return self if self.uniform else Affine(np.tile(self.scale, times), np.tile(self.shift, times), axis)
+
+    def take(self, channels: object) -> Affine:
+        """The channels at these indices (anything NumPy indexes with), in that order."""
+        return self if self.uniform else Affine(self.scale[channels], self.shift[channels], self.axis)  # type: ignore[index]
+
+    def scatter(self, total: int, channels: object) -> Affine:
+        """An affine over ``total`` channels that acts on these ``channels`` and leaves the others as they are."""
+        scale, shift = np.ones(total), np.zeros(total)
+        scale[channels], shift[channels] = self.scale, self.shift  # type: ignore[index]
+        return Affine(scale, shift, self.axis)
+
+    def only_scale(self) -> Affine:
+        return Affine(self.scale, np.zeros_like(self.shift), self.axis)
+
+    def only_shift(self) -> Affine:
+        return Affine(np.ones_like(self.scale), self.shift, self.axis)
+
+    def same_as(self, other: Affine) -> bool:
+        """Whether both do exactly the same to a tensor."""
+        return (
+            (self.uniform or self.axis == other.axis)
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.shift, other.shift)
+        )

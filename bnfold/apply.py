@@ -1,0 +1,321 @@
+"""Applying plans: one sweep over each scope, bodies before the graphs they stand in.
+
+Each linear operator gets all its affines at once; weights are written once. The model's skeleton is edited in place, so
+callers hand in one that is theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from bnfold.absorb import conv, conv_transpose, gemm, matmul
+from bnfold.absorb.port import Rewrite, Scaled
+from bnfold.affine import Affine
+from bnfold.blobs import Blob
+from bnfold.constants import Constant
+from bnfold.graph import Node, Scope
+from bnfold.names import FreeNames, final_names, rename_captures
+from bnfold.orphans import Orphans
+from bnfold.plan import Chain, ScopePlan
+from bnfold.writer import ConstantWriter
+
+__all__ = ["Applied", "apply_plans"]
+
+
+@dataclass(slots=True)
+class Applied:
+    """Book-keeping of one application: which operator a streamed weight belongs to, and Adds that were written."""
+
+    hosts: dict[Blob, tuple[Scope, Node]] = field(default_factory=dict)
+    adds: int = 0
+    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def apply_plans(roots: list[Scope], plans: dict[int, ScopePlan]) -> Applied:
+    """Carry out the plans (by ``id`` of their scope) on the skeleton that the scopes index."""
+    free, applied = FreeNames(roots), Applied()
+    for root in roots:
+        orphans = {id(scope): Orphans(scope) for scope in root.scopes()}
+        for scope in reversed(list(root.scopes())):
+            plan = plans.get(id(scope))
+            sweep = _Sweep(scope, plan, free, orphans[id(scope)], applied)
+            given_back = sweep.run()
+            if scope.parent is not None:
+                orphans[id(scope.parent)].lose(given_back)
+    return applied
+
+
+class _Sweep:
+    """The application of one scope's plan."""
+
+    def __init__(self, scope: Scope, plan: ScopePlan | None, free: FreeNames, orphans: Orphans, applied: Applied) -> None:
+        self._scope = scope
+        self._plan = plan if plan is not None and (plan.gone or any(_shrinks(c) for c in plan.chains)) else None
+        self._free = free
+        self._orphans = orphans
+        self._applied = applied
+        self._writer = ConstantWriter(scope, free)
+        self._gone: set[int] = set()
+        self._behind: dict[int, list[NodeProto]] = {}
+        self._outputs: dict[int, str] = {}
+
+    def run(self) -> list[str]:
+        """Edit the graph; returns captured tensors that this scope stopped reading."""
+        if self._plan is not None:
+            self._linear(self._plan)
+            self._constants(self._plan)
+            for chain in self._plan.chains:
+                if _shrinks(chain):
+                    self._reduce(chain)
+            self._forget(self._plan)
+        given_back = self._orphans.sweep()
+        if self._plan is not None or self._orphans.nodes or self._orphans.tensors:
+            self._rebuild(final_names(self._plan, self._free) if self._plan is not None else {})
+        self._applied.hosts.update(self._writer.hosts)
+        return given_back
+
+    # -- linear operators ----------------------------------------------------------------------------------------
+
+    def _linear(self, plan: ScopePlan) -> None:
+        for index in sorted(plan.out.keys() | plan.into.keys()):
+            node = self._scope.nodes[index]
+            for rewrite in _rewrites(plan, node, plan.out.get(index), plan.into.get(index)):
+                self._rewrite(rewrite)
+
+    def _rewrite(self, rewrite: Rewrite) -> None:
+        node = rewrite.node
+        for change in rewrite.changes:
+            if isinstance(change, Scaled):
+                self._writer.scale(node, change)
+            else:
+                self._writer.store(node, change.position, change.values, change.data_type, change.role)
+        for name, value in rewrite.attributes.items():
+            _set_float(node.proto, name, value)
+        if rewrite.gemm:
+            node.proto.op_type = "Gemm"
+        if rewrite.add is not None:
+            self._add_behind(node, rewrite.add.values, rewrite.add.data_type)
+
+    def _add_behind(self, node: Node, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], data_type: int) -> None:
+        """An Add takes over the node's output name; the node's own output gets a new one."""
+        output = node.outputs[0]
+        constant = self._writer.new(node, values, data_type, f"{output}_bias")
+        inner = self._free.take(f"{output}_product")
+        name = self._free.take(f"{node.proto.name or output}_bias_add")
+        self._behind[node.index] = [helper.make_node("Add", [inner, constant], [output], name)]
+        self._outputs[node.index] = inner
+        self._applied.adds += 1
+
+    # -- constants of carrying operators -------------------------------------------------------------------------
+
+    def _constants(self, plan: ScopePlan) -> None:
+        for (index, slot), (affine, default) in plan.edits.items():
+            node = self._scope.nodes[index]
+            if isinstance(slot, str):
+                old = node.real(slot, default or 0.0)
+                _set_float(node.proto, slot, float((affine.scale * old + affine.shift)[0]))
+                continue
+            constant = self._scope.constants.get(node.input(slot))
+            if constant is None:
+                values = affine.scale * (default or 0.0) + affine.shift
+                self._writer.store(node, slot, values.reshape(()), self._element_type(node), "value")
+            else:
+                self._writer.store(node, slot, _apply_to(constant, affine), constant.data_type, "value")
+
+    def _element_type(self, node: Node) -> int:
+        return self._scope.shapes.element_type(node.inputs[0]) or 1
+
+    # -- chains that stay, with fewer operators ------------------------------------------------------------------
+
+    def _reduce(self, chain: Chain) -> None:
+        """Write a staying chain as the fewest operators, at the place of its last member."""
+        last = chain.members[-1].node
+        for member in chain.members:
+            self._gone.add(member.node.index)
+            self._orphans.lose(name for name in member.node.inputs if name != member.data)
+        self._behind[last.index] = self._norm(chain) if chain.norm is not None else self._plain(chain)
+
+    def _norm(self, chain: Chain) -> list[NodeProto]:
+        """One batch norm with mean 0, variance 1 and epsilon 0: ``s * (x - 0) / sqrt(1 + 0) + t``, with nothing to round."""
+        norm = chain.norm
+        assert norm is not None
+        node, constants = norm.node, self._scope.constants
+        size = norm.affine.scale.size
+        affine = chain.affine.over(size)
+        parts = (affine.scale, affine.shift, np.zeros(size), np.ones(size))
+        inputs = [chain.data]
+        for position, values in enumerate(parts, start=1):
+            old = constants.get(node.inputs[position])
+            assert old is not None
+            inputs.append(self._writer.new(node, values, old.data_type, f"{old.name}_folded"))
+        merged = NodeProto()
+        merged.CopyFrom(node.proto)
+        del merged.input[:], merged.output[:]
+        merged.input.extend(inputs)
+        merged.output.append(chain.output)
+        _set_float(merged, "epsilon", 0.0)
+        return [merged]
+
+    def _plain(self, chain: Chain) -> list[NodeProto]:
+        """A Mul, an Add, or both."""
+        steps = [("Mul", chain.affine.scale)] if chain.affine.scales else []
+        steps += [("Add", chain.affine.shift)] if chain.affine.shifts else []
+        shape = _constant_shape(self._scope, chain)
+        types = [c.data_type for c in _chain_constants(self._scope, chain)]
+        data_type = types[0] if types else self._element_type(chain.members[0].node)
+        made: list[NodeProto] = []
+        source = chain.data
+        for position, (op, values) in enumerate(steps):
+            constant = self._writer.new(
+                chain.members[-1].node, values.reshape(shape), data_type, f"{chain.output}_{'scale' if op == 'Mul' else 'shift'}"
+            )
+            final = position == len(steps) - 1
+            output = chain.output if final else self._free.take(f"{chain.output}_scaled")
+            name = chain.members[-1].node.proto.name if final else self._free.take(f"{chain.output}_mul")
+            made.append(helper.make_node(op, [source, constant], [output], name))
+            source = output
+        return made
+
+    # -- the graph -----------------------------------------------------------------------------------------------
+
+    def _forget(self, plan: ScopePlan) -> None:
+        """Reads that are gone: those of vanished nodes, and of constants that were replaced."""
+        for index, member in plan.gone.items():
+            self._gone.add(index)
+            self._orphans.lose(name for name in member.node.inputs if name != member.data)
+        for index, position in self._writer.inputs:
+            self._orphans.lose([self._scope.nodes[index].input(position)])
+        for chain in plan.chains:
+            if chain.dropped and not self._scope.readers(chain.output) and chain.output not in self._scope.output_set:
+                self._orphans.lose([chain.data])
+
+    def _rebuild(self, renamed: dict[str, str]) -> None:
+        graph, scope = self._scope.graph, self._scope
+        removed = self._gone | self._orphans.nodes
+        kept: list[NodeProto] = list(self._writer.new_nodes)
+        for node in scope.nodes:
+            if node.index not in removed:
+                self._rename_node(node, renamed)
+                kept.append(node.proto)
+            for new in self._behind.get(node.index, ()):
+                _rename(new.input, renamed)
+                _rename(new.output, renamed)
+                kept.append(new)
+        if removed or self._behind or self._writer.new_nodes:
+            del graph.node[:]
+            graph.node.extend(kept)
+        rename_captures(scope, renamed)
+        if not scope.is_function:
+            self._clean_tables(renamed)
+        else:
+            _drop(graph.value_info, lambda value: value.name in renamed)
+        self._applied.renamed[scope.path] = renamed
+
+    def _rename_node(self, node: Node, renamed: dict[str, str]) -> None:
+        for position, name in enumerate(node.inputs):
+            new = self._writer.inputs.get((node.index, position)) or renamed.get(name)
+            if new is not None:
+                node.proto.input[position] = new
+        for (index, position), name in self._new_inputs(node):
+            assert index == node.index
+            while len(node.proto.input) <= position:
+                node.proto.input.append("")
+            node.proto.input[position] = name
+        _rename(node.proto.output, renamed)
+        if node.index in self._outputs:
+            node.proto.output[0] = self._outputs[node.index]
+
+    def _new_inputs(self, node: Node) -> list[tuple[tuple[int, int], str]]:
+        """Inputs behind the last one the node had."""
+        found = []
+        for position in range(len(node.inputs), len(node.inputs) + 3):
+            name = self._writer.inputs.get((node.index, position))
+            if name is not None:
+                found.append(((node.index, position), name))
+        return found
+
+    def _clean_tables(self, renamed: dict[str, str]) -> None:
+        """Initializers, inputs, declared shapes and annotations of tensors that are gone or have new names."""
+        graph, scope = self._scope.graph, self._scope
+        lost = self._orphans.tensors
+        if lost:
+            _drop(graph.initializer, lambda tensor: tensor.name in lost)
+            _drop(graph.input, lambda value: value.name in lost)
+        vanished = {n for i in self._gone | self._orphans.nodes for n in scope.nodes[i].outputs} - {
+            name for nodes in self._behind.values() for node in nodes for name in node.output
+        }
+        stale = (lost | vanished | renamed.keys()) - set(renamed.values())
+        if stale:
+            _drop(graph.value_info, lambda value: value.name in stale)
+            _drop(graph.quantization_annotation, lambda note: note.tensor_name in stale)
+
+
+def _shrinks(chain: Chain) -> bool:
+    """Whether a staying chain is to be written anew."""
+    return chain.staying and (chain.rewritten or (len(chain.members) > chain.operators_needed() > 0))
+
+
+def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
+    if node.op in matmul.MATMULS:
+        add = matmul.bias_add(node)
+        if add is not None and add.index in plan.gone:
+            add = None
+        return matmul.rewrite(node, out, into, add=add)
+    if node.op.endswith("Gemm"):
+        return [gemm.rewrite(node, out, into)]
+    if node.op == "ConvTranspose":
+        return [conv_transpose.rewrite(node, out, into)]
+    return [conv.rewrite(node, out, into)]
+
+
+def _apply_to(constant: Constant, affine: Affine) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The constant's values passed through the affine; it grows where the channels need it to."""
+    values = constant.float64()
+    if affine.uniform:
+        return values * affine.scale[0] + affine.shift[0]
+    axis = affine.axis if affine.axis < 0 else affine.axis - values.ndim
+    shape = [-1] + [1] * (-axis - 1)
+    return values * affine.scale.reshape(shape) + affine.shift.reshape(shape)
+
+
+def _chain_constants(scope: Scope, chain: Chain) -> list[Constant]:
+    found = [scope.constants.get(name) for member in chain.members for name in member.node.inputs if name != member.data]
+    return [c for c in found if c is not None]
+
+
+def _constant_shape(scope: Scope, chain: Chain) -> tuple[int, ...]:
+    """The shape that lets the chain's vectors broadcast along their axis."""
+    if chain.affine.uniform:
+        return ()
+    axis = chain.affine.axis
+    if axis >= 0:
+        rank = scope.shapes.rank(chain.data)
+        assert rank is not None, "composing needed it"
+        axis -= rank
+    return (chain.affine.scale.size, *[1] * (-axis - 1))
+
+
+def _set_float(proto: NodeProto, name: str, value: float) -> None:
+    for attribute in proto.attribute:
+        if attribute.name == name:
+            attribute.f = value
+            return
+    proto.attribute.append(helper.make_attribute(name, float(value)))
+
+
+def _rename(names: object, renamed: dict[str, str]) -> None:
+    for position, name in enumerate(names):  # type: ignore[arg-type,var-annotated]
+        if name in renamed:
+            names[position] = renamed[name]  # type: ignore[index]
+
+
+def _drop(entries: object, unwanted: object) -> None:
+    """Remove entries of a repeated field, in one pass."""
+    kept = [entry for entry in entries if not unwanted(entry)]  # type: ignore[attr-defined,operator]
+    if len(kept) != len(entries):  # type: ignore[arg-type]
+        del entries[:]  # type: ignore[attr-defined]
+        entries.extend(kept)  # type: ignore[attr-defined]
+

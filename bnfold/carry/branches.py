@@ -1,0 +1,98 @@
+"""Operators that bring two or more computed tensors together: Add, Sub, Sum, Max, Min, Mul, Div.
+
+Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a maximum takes the affine on all sides when ``s >= 0``; a product
+takes the scale on one side. Towards consumers: a shift passes an addition, a scale passes a product.
+"""
+
+from __future__ import annotations
+
+from bnfold.affine import Affine
+from bnfold.carry.step import Backward, Edit, Forward, Step, misplaced, needs_no_shift, needs_no_sign
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["BACKWARD", "FORWARD"]
+
+
+def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
+    """Operands broadcast from the last axis, so that is where to count from."""
+    if affine.uniform or affine.axis < 0:
+        return affine
+    rank = node.scope.shapes.rank(tensor)
+    if rank is None:
+        return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
+    return affine.at(affine.axis - rank)
+
+
+def _spread(node: Node, parts: list[Affine]) -> Step:
+    """Each operand takes its part; constants are edited, computed tensors carry it on."""
+    onward, edits = [], []
+    for position, (name, part) in enumerate(zip(node.inputs, parts, strict=True)):
+        if part.identity:
+            continue
+        if node.scope.constants.get(name) is not None:
+            edits.append(Edit(node, position, part))
+        else:
+            onward.append((name, part))
+    return Step(tuple(onward), tuple(edits))
+
+
+def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    placed = _from_last(node, output, affine)
+    if isinstance(placed, Refusal):
+        return placed
+    plain = placed.only_scale()
+    signs = [1.0, -1.0] if node.op == "Sub" else [1.0] * len(node.inputs)
+    carriers = range(len(node.inputs)) if placed.shifts else range(1)
+    steps = []
+    for carrier in carriers:
+        own = Affine(placed.scale, signs[carrier] * placed.shift, placed.axis)
+        steps.append(_spread(node, [own if i == carrier else plain for i in range(len(node.inputs))]))
+    return steps
+
+
+def extreme_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    placed = _from_last(node, output, affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return needs_no_sign(node, placed) or [_spread(node, [placed] * len(node.inputs))]
+
+
+def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    placed = _from_last(node, output, affine)
+    if isinstance(placed, Refusal):
+        return placed
+    blocked = needs_no_shift(node, placed)
+    if blocked is not None:
+        return blocked
+    factors = [0] if node.op == "Div" else range(len(node.inputs))
+    one = Affine.of(1.0)
+    return [_spread(node, [placed if i == factor else one for i in range(len(node.inputs))]) for factor in factors]
+
+
+def sum_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if affine.scales:
+        return Refusal("blocked", f"{node.op} '{node.label}' adds a tensor that is not scaled", node.label)
+    placed = _from_last(node, node.inputs[position], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    sign = -1.0 if node.op == "Sub" and position == 1 else 1.0
+    return Step(((node.outputs[0], Affine(placed.scale, sign * placed.shift, placed.axis)),))
+
+
+def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if node.op == "Div" and position == 1:
+        return misplaced(node, "divides by it")
+    placed = _from_last(node, node.inputs[position], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return needs_no_shift(node, placed) or Step(((node.outputs[0], placed),))
+
+
+_SUMS, _EXTREMES, _PRODUCTS = ("Add", "Sub", "Sum"), ("Max", "Min"), ("Mul", "Div")
+BACKWARD: dict[str, Backward] = {
+    **dict.fromkeys(_SUMS, sum_backward),
+    **dict.fromkeys(_EXTREMES, extreme_backward),
+    **dict.fromkeys(_PRODUCTS, product_backward),
+}
+FORWARD: dict[str, Forward] = {**dict.fromkeys(_SUMS, sum_forward), **dict.fromkeys(_PRODUCTS, product_forward)}

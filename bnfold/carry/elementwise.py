@@ -1,0 +1,57 @@
+"""Operators that work on each element alone: copies let everything pass, positively homogeneous ones a scale >= 0.
+
+``f(s * x) = s * f(x)`` holds for ReLU, LeakyReLU, PReLU and Abs when ``s >= 0``, never with a shift.
+"""
+
+from __future__ import annotations
+
+from bnfold.affine import Affine
+from bnfold.carry.step import Backward, Forward, Step, needs_no_shift, needs_no_sign
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["BACKWARD", "FORWARD"]
+
+
+def _blocked(node: Node, affine: Affine) -> Refusal | None:
+    if node.op in ("Relu", "LeakyRelu", "PRelu", "Abs"):
+        return needs_no_shift(node, affine) or needs_no_sign(node, affine)
+    if node.op == "Dropout":
+        return _dropout(node)
+    return _cast(node) if node.op == "Cast" else None
+
+
+def _dropout(node: Node) -> Refusal | None:
+    """Dropout copies at inference; a mask that is read, or training mode, does not."""
+    scope = node.scope
+    training = scope.opset < 7 and not node.integer("is_test", 0)
+    if scope.opset >= 12 and node.input(2):
+        flag = scope.constants.get(node.input(2))
+        training = flag is None or bool(flag.array().any())
+    if training:
+        return Refusal("training-mode", f"Dropout '{node.label}' is in training mode", node.label, lasting=True)
+    return None
+
+
+def _cast(node: Node) -> Refusal | None:
+    """A cast to the type the tensor already has."""
+    if node.scope.shapes.element_type(node.inputs[0]) == node.integer("to", 0):
+        return None
+    return Refusal("blocked", f"Cast '{node.label}' changes the element type", node.label, lasting=True)
+
+
+def backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    if output != node.outputs[0]:
+        return Refusal("blocked", f"'{output}' is not the main output of {node.op}", node.label, lasting=True)
+    return _blocked(node, affine) or [Step(((node.inputs[0], affine),))]
+
+
+def forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if position != 0:
+        return Refusal("blocked", f"the tensor is a parameter of {node.op} '{node.label}'", node.label, lasting=True)
+    return _blocked(node, affine) or Step(((node.outputs[0], affine),))
+
+
+_OPERATORS = ("Identity", "Dropout", "Cast", "Relu", "LeakyRelu", "PRelu", "Abs")
+BACKWARD: dict[str, Backward] = dict.fromkeys(_OPERATORS, backward)
+FORWARD: dict[str, Forward] = dict.fromkeys(_OPERATORS, forward)

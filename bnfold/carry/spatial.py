@@ -1,0 +1,276 @@
+"""Operators that work along spatial axes: pooling, reductions, Resize and Pad.
+
+Averages pass scale and shift where their weights sum to one; maxima pass a shift, and a scale that is not negative; sums
+pass a scale, and a shift times the number of summed elements. Padding with a value passes if the value can follow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.carry.step import Backward, Edit, Forward, Step, constant_ints, misplaced, needs_no_shift, needs_no_sign
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["BACKWARD", "FORWARD"]
+
+
+def _placed(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
+    """The affine with its axis counted from the first one."""
+    if affine.uniform:
+        return affine
+    axis = node.scope.shapes.axis(tensor, affine.axis)
+    if axis is None:
+        return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
+    return affine.at(axis)
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+
+def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
+    if not affine.uniform and affine.axis > 1:
+        return misplaced(node, "pools over the axis that the channels are on")
+    if node.op in ("MaxPool", "GlobalMaxPool"):
+        if any(node.outputs[1:]):
+            return Refusal("blocked", f"the indices of {node.op} '{node.label}' are read", node.label, lasting=True)
+        return needs_no_sign(node, affine)
+    if node.op == "AveragePool" and affine.shifts and _averages_padding(node):
+        return Refusal("shift", f"AveragePool '{node.label}' counts padded zeros, which a shift must not reach", node.label)
+    return None
+
+
+def _averages_padding(node: Node) -> bool:
+    """Whether padded zeros are part of any average."""
+    padded = any(node.integers("pads") or ()) or node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    if node.scope.opset < 7:
+        return padded or bool(node.integer("ceil_mode", 0))
+    return bool(node.integer("count_include_pad", 0)) and (padded or bool(node.integer("ceil_mode", 0)))
+
+
+def pool_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    if output != node.outputs[0]:
+        return Refusal("blocked", f"'{output}' holds indices", node.label, lasting=True)
+    placed = _placed(node, output, affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return _pool_refusal(node, placed) or [Step(((node.inputs[0], placed),))]
+
+
+def pool_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    placed = _placed(node, node.inputs[0], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return _pool_refusal(node, placed) or Step(((node.outputs[0], placed),))
+
+
+# -- reductions --------------------------------------------------------------------------------------------------------
+
+
+def _reduced_axes(node: Node) -> list[int] | Refusal:
+    """Axes that are reduced, counted from the first one."""
+    rank = node.scope.shapes.rank(node.inputs[0])
+    axes = constant_ints(node, "axes", 1)
+    if rank is None or (axes is None and node.input(1)):
+        return Refusal("shape-unknown", f"which axes {node.op} '{node.label}' reduces is not known", node.label)
+    if not axes:
+        return [] if node.integer("noop_with_empty_axes", 0) else list(range(rank))
+    return sorted({a + rank if a < 0 else a for a in axes})
+
+
+def _summed(node: Node, axes: list[int]) -> int | Refusal:
+    """How many elements each sum has."""
+    count = 1
+    for axis in axes:
+        size = node.scope.shapes.dim(node.inputs[0], axis)
+        if not isinstance(size, int) or size < 1:
+            return Refusal("shape-unknown", f"axis {axis} of '{node.inputs[0]}' is not a known number", node.label)
+        count *= size
+    return count
+
+
+def _through_reduction(node: Node, affine: Affine, axes: list[int], *, backwards: bool) -> Affine | Refusal:
+    if node.op in ("ReduceMax", "ReduceMin"):
+        return needs_no_sign(node, affine) or affine
+    if node.op == "ReduceMean" or not affine.shifts:
+        return affine
+    count = _summed(node, axes)
+    if isinstance(count, Refusal):
+        return count
+    return Affine(affine.scale, affine.shift / count if backwards else affine.shift * count, affine.axis)
+
+
+def reduce_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    axes = _reduced_axes(node)
+    placed = _placed(node, output, affine)
+    if isinstance(axes, Refusal) or isinstance(placed, Refusal):
+        return axes if isinstance(axes, Refusal) else _refusal(placed)
+    if not placed.uniform:
+        if node.integer("keepdims", 1):
+            axis = placed.axis
+        else:
+            rank = node.scope.shapes.rank(node.inputs[0]) or 0
+            kept = [a for a in range(rank) if a not in axes]
+            axis = kept[placed.axis] if placed.axis < len(kept) else -1
+        if axis < 0 or axis in axes:
+            return misplaced(node, "reduces the axis that the channels are on")
+        placed = placed.at(axis)
+    moved = _through_reduction(node, placed, axes, backwards=True)
+    return moved if isinstance(moved, Refusal) else [Step(((node.inputs[0], moved),))]
+
+
+def reduce_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if position != 0:
+        return misplaced(node, "reads it as axes")
+    axes = _reduced_axes(node)
+    placed = _placed(node, node.inputs[0], affine)
+    if isinstance(axes, Refusal) or isinstance(placed, Refusal):
+        return axes if isinstance(axes, Refusal) else _refusal(placed)
+    if not placed.uniform and placed.axis in axes:
+        return misplaced(node, "reduces the axis that the channels are on")
+    moved = _through_reduction(node, placed, axes, backwards=False)
+    if isinstance(moved, Refusal):
+        return moved
+    if not moved.uniform and not node.integer("keepdims", 1):
+        moved = moved.at(moved.axis - sum(a < moved.axis for a in axes))
+    return Step(((node.outputs[0], moved),))
+
+
+def _refusal(value: object) -> Refusal:
+    assert isinstance(value, Refusal)
+    return value
+
+
+# -- Resize, Upsample --------------------------------------------------------------------------------------------------
+
+
+def _resize_refusal(node: Node, affine: Affine) -> Refusal | None:
+    """Interpolation weights sum to one, so both parts pass; extrapolation puts in a constant, so nothing does."""
+    if node.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return Refusal("blocked", f"Resize '{node.label}' may extrapolate with a constant", node.label, lasting=True)
+    if affine.uniform or _keeps_axis(node, affine.axis):
+        return None
+    return misplaced(node, "resizes the axis that the channels are on, or may do so")
+
+
+def _keeps_axis(node: Node, axis: int) -> bool:
+    axes = node.integers("axes")
+    place = axis
+    if axes is not None:
+        rank = node.scope.shapes.rank(node.inputs[0])
+        if rank is None:
+            return False
+        counted = [a + rank if a < 0 else a for a in axes]
+        if axis not in counted:
+            return True
+        place = counted.index(axis)
+    scales = node.scope.constants.get(node.input(1 if node.op == "Upsample" or node.scope.opset < 11 else 2))
+    if scales is not None and place < scales.size:
+        return float(scales.float64().ravel()[place]) == 1.0
+    listed = node.attributes.get("scales")
+    if listed is not None and place < len(listed.floats):
+        return float(listed.floats[place]) == 1.0
+    before, after = (node.scope.shapes.dim(name, axis) for name in (node.inputs[0], node.outputs[0]))
+    return isinstance(before, int) and before == after
+
+
+def resize_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    placed = _placed(node, output, affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return _resize_refusal(node, placed) or [Step(((node.inputs[0], placed),))]
+
+
+def resize_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if position != 0:
+        return misplaced(node, "reads it as sizes")
+    placed = _placed(node, node.inputs[0], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return _resize_refusal(node, placed) or Step(((node.outputs[0], placed),))
+
+
+# -- Pad ---------------------------------------------------------------------------------------------------------------
+
+
+def _pad_value(node: Node) -> tuple[int | str, float] | Refusal:
+    """Where the value that Pad writes is kept, and what it is."""
+    if node.scope.opset < 11:
+        return "value", node.real("value", 0.0)
+    if not node.input(2):
+        return 2, 0.0
+    constant = node.scope.constants.get(node.input(2))
+    if constant is None or constant.size != 1:
+        return Refusal("shift", f"the value that Pad '{node.label}' writes is not constant", node.label)
+    return 2, float(constant.float64().ravel()[0])
+
+
+def _pads_axis(node: Node, axis: int) -> bool:
+    """Whether elements are added or cut along the axis; not known counts as yes."""
+    pads = constant_ints(node, "pads" if node.scope.opset >= 2 else "paddings", 1)
+    if pads is None:
+        return True
+    rank = len(pads) // 2
+    axes = constant_ints(node, "", 3)
+    if node.input(3):
+        full = node.scope.shapes.rank(node.inputs[0])
+        if axes is None or full is None:
+            return True
+        counted = [a + full if a < 0 else a for a in axes]
+        if axis not in counted:
+            return False
+        axis = counted.index(axis)
+    return not axis < rank or bool(pads[axis] or pads[axis + rank])
+
+
+def _pad(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | Refusal:
+    if not affine.uniform and _pads_axis(node, affine.axis):
+        return misplaced(node, "pads the axis that the channels are on, or may do so")
+    if node.string("mode", "constant") != "constant":
+        return Step(((onto, affine),))
+    kept = _pad_value(node)
+    if isinstance(kept, Refusal):
+        return kept
+    slot, value = kept
+    if not backwards and not affine.scale.all():
+        return Refusal("shift", f"a channel in front of Pad '{node.label}' is scaled by zero", node.label)
+    follow = affine if backwards else Affine.of(1.0 / affine.scale, -affine.shift / affine.scale)
+    values = follow.scale * value + follow.shift
+    if not np.any(values != value):
+        return Step(((onto, affine),))
+    if np.any(values != values[0]):
+        return Refusal("padding", f"Pad '{node.label}' writes one value, and it would have to differ per channel", node.label)
+    one = Affine(follow.scale[:1], follow.shift[:1])
+    if np.any(follow.scale != one.scale[0]):
+        one = Affine.of(1.0, float(values[0]) - value)
+    return Step(((onto, affine),), (Edit(node, slot, one, 0.0),))
+
+
+def pad_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    placed = _placed(node, output, affine)
+    step = placed if isinstance(placed, Refusal) else _pad(node, placed, node.inputs[0], backwards=True)
+    return step if isinstance(step, Refusal) else [step]
+
+
+def pad_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if position != 0:
+        return misplaced(node, "reads it as a parameter")
+    placed = _placed(node, node.inputs[0], affine)
+    return placed if isinstance(placed, Refusal) else _pad(node, placed, node.outputs[0], backwards=False)
+
+
+_POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool")
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum")
+BACKWARD: dict[str, Backward] = {
+    **dict.fromkeys(_POOLS, pool_backward),
+    **dict.fromkeys(_REDUCTIONS, reduce_backward),
+    **dict.fromkeys(("Resize", "Upsample"), resize_backward),
+    "Pad": pad_backward,
+}
+FORWARD: dict[str, Forward] = {
+    **dict.fromkeys(_POOLS, pool_forward),
+    **dict.fromkeys(_REDUCTIONS, reduce_forward),
+    **dict.fromkeys(("Resize", "Upsample"), resize_forward),
+    "Pad": pad_forward,
+}

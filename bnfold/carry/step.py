@@ -1,0 +1,69 @@
+"""What a carrying operator tells the planner: where the affine goes on, and what of its own constants changes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bnfold.affine import Affine
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["Backward", "Edit", "Forward", "Step", "constant_ints", "misplaced", "needs_no_shift", "needs_no_sign"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """A constant of ``node`` is to be passed through ``affine``: an input position, or the name of a float attribute.
+
+    ``default`` is the constant's value where the node leaves it out.
+    """
+
+    node: Node
+    slot: int | str
+    affine: Affine
+    default: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One way past an operator: tensors that must take an affine each, and edits that go with it."""
+
+    onward: tuple[tuple[str, Affine], ...]
+    edits: tuple[Edit, ...] = ()
+
+
+Backward = Callable[[Node, str, Affine], list[Step] | Refusal]
+"""(node, output name, affine on that output) -> ways to move it onto inputs, best first."""
+
+Forward = Callable[[Node, int, Affine], Step | Refusal]
+"""(node, input position, affine on that input) -> the way to move it onto the outputs."""
+
+
+def needs_no_shift(node: Node, affine: Affine) -> Refusal | None:
+    """For operators that are linear through the origin."""
+    if not affine.shifts:
+        return None
+    return Refusal("shift", f"{node.op} '{node.label}' lets a scale pass but not a shift", node.label)
+
+
+def needs_no_sign(node: Node, affine: Affine) -> Refusal | None:
+    """For operators that commute with positive scales only."""
+    if not (affine.scale < 0).any():
+        return None
+    channel = int(affine.scale.argmin())
+    return Refusal("sign", f"{node.op} '{node.label}' passes no negative scale, as in channel {channel}", node.label)
+
+
+def misplaced(node: Node, why: str) -> Refusal:
+    """For an affine whose axis the operator reduces, mixes or cannot be located on."""
+    return Refusal("axis", f"{node.op} '{node.label}' {why}", node.label)
+
+
+def constant_ints(node: Node, attribute: str, position: int) -> list[int] | None:
+    """Integers that older opsets give as an attribute and newer ones as a constant input; None when absent or computed."""
+    found = node.integers(attribute)
+    if found is not None:
+        return found
+    constant = node.scope.constants.get(node.input(position))
+    return None if constant is None or constant.floating else [int(v) for v in constant.array().ravel()]

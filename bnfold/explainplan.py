@@ -1,0 +1,165 @@
+"""From plans to reports: one row per operator, in words."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+
+from bnfold.apply import Applied
+from bnfold.absorb import matmul
+from bnfold.graph import Node, Scope
+from bnfold.model import Model
+from bnfold.plan import Chain, ScopePlan
+from bnfold.refusals import Refusal
+from bnfold.report import Counts, Folded, Kept
+from bnfold.route import End, Route
+from bnfold.tensors import tensors
+
+__all__ = ["counts_after", "counts_before", "describe"]
+
+
+def describe(roots: list[Scope], plans: dict[int, ScopePlan]) -> tuple[tuple[Folded, ...], tuple[Kept, ...]]:
+    """One entry for each batch norm and affine operator, in graph order."""
+    folded: list[Folded] = []
+    kept: list[Kept] = []
+    for root in roots:
+        for scope in root.scopes():
+            plan = plans[id(scope)]
+            rows: list[tuple[int, Folded | Kept]] = []
+            for index, refusal in plan.refused.items():
+                rows.append((index, _kept(scope.nodes[index], refusal)))
+            for chain in plan.chains:
+                rows += _chain_rows(plan, chain)
+            for _, row in sorted(rows, key=lambda pair: pair[0]):
+                (folded if isinstance(row, Folded) else kept).append(row)  # type: ignore[arg-type]
+    return tuple(folded), tuple(kept)
+
+
+def _kept(node: Node, refusal: Refusal) -> Kept:
+    return Kept(node.label, node.proto.op_type, refusal.code, refusal.reason, refusal.node, node.scope.path)
+
+
+def _chain_rows(plan: ScopePlan, chain: Chain) -> Iterator[tuple[int, Folded | Kept]]:
+    if not chain.staying:
+        for member in chain.members:
+            yield member.node.index, _folded(plan, chain, member.node)
+        return
+    refusal = chain.refusal or Refusal("no-gain", "moving it would not save an operator", None)
+    survivors = _survivors(chain)
+    for member in chain.members:
+        if member.node.index in survivors:
+            yield member.node.index, _kept(member.node, refusal)
+        else:
+            yield member.node.index, _folded(plan, chain, member.node)
+
+
+def _survivors(chain: Chain) -> set[int]:
+    """The members that a staying chain is written as."""
+    if not chain.rewritten and len(chain.members) <= max(chain.operators_needed(), 1):
+        return {m.node.index for m in chain.members}
+    if chain.norm is not None:
+        return {chain.norm.node.index}
+    return {m.node.index for m in chain.members[-chain.operators_needed() :]} if chain.operators_needed() else set()
+
+
+def _folded(plan: ScopePlan, chain: Chain, node: Node) -> Folded:
+    routes = chain.routes or ([chain.half] if chain.half is not None else [])
+    into: list[str] = []
+    for route in routes:
+        into += [end.node.label for end in route.ends if end.node.label not in into]
+    if not routes and chain.staying:
+        survivor = chain.norm.node if chain.norm is not None else chain.members[-1].node
+        into = [survivor.label]
+    words = _words(chain, routes)
+    return Folded(node.label, node.proto.op_type, tuple(into), words, tuple(_sites(plan, chain, set())), plan.scope.path)
+
+
+def _words(chain: Chain, routes: list[Route]) -> str:
+    if chain.dropped:
+        return "removed: it changes nothing" if chain.affine.identity else "removed: nobody reads it"
+    if not routes:
+        return "merged with its neighbours"
+    parts = [_route_words(route) for route in routes]
+    if len(parts) == 2:
+        return f"split: {parts[0]}; {parts[1]}"
+    if chain.half is not None:
+        return f"half of it {parts[0]}"
+    return parts[0]
+
+
+def _route_words(route: Route) -> str:
+    if not route.ends:
+        return "into constants" if route.edits else "removed: nobody reads it"
+    groups: dict[str, list[End]] = {}
+    for end in route.ends:
+        groups.setdefault(f"{'before' if end.into else 'after'} {end.node.op.split('::')[-1]}", []).append(end)
+    words = ", ".join(name if len(ends) == 1 else f"{name} x{len(ends)}" for name, ends in groups.items())
+    crossed = list(dict.fromkeys(node.op for node in route.crossed))
+    return f"{words}, through {', '.join(crossed)}" if crossed else words
+
+
+def _sites(plan: ScopePlan, chain: Chain, seen: set[int]) -> Iterator[str]:
+    """Tensors of the result that must equal the original's for this fold to be right."""
+    if id(chain) in seen:
+        return
+    seen.add(id(chain))
+    names: list[str] = []
+    forward = [end for route in chain.routes for end in route.ends if end.into]
+    if forward:
+        for end in forward:
+            add = matmul.bias_add(end.node) if end.node.op in matmul.MATMULS else None
+            names.append((add if add is not None else end.node).outputs[0])
+    else:
+        names.append(chain.output)
+    for name in dict.fromkeys(names):
+        later = plan.changed.get(name)
+        if later is None or later is chain:
+            yield name
+        else:
+            yield from _sites(plan, later, seen)
+
+
+# -- counts ------------------------------------------------------------------------------------------------------------
+
+
+def _node_count(model: Model) -> tuple[int, int]:
+    nodes, norms = 0, 0
+    stack = [model.proto.graph, *model.proto.functions]
+    while stack:
+        graph = stack.pop()
+        nodes += len(graph.node)
+        for node in graph.node:
+            norms += node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+            for attribute in node.attribute:
+                if attribute.type == 5:
+                    stack.append(attribute.g)
+                elif attribute.type == 10:
+                    stack.extend(attribute.graphs)
+    return nodes, norms
+
+
+def _parameters(model: Model) -> int:
+    return sum(math.prod(tensor.dims) for tensor in tensors(model.proto))
+
+
+def counts_before(model: Model, roots: list[Scope], plans: dict[int, ScopePlan]) -> Counts:
+    """Sizes of the model as it was read."""
+    nodes, norms = _node_count(model)
+    affine = sum(not m.norm for plan in plans.values() for chain in plan.chains for m in chain.members)
+    size = None
+    if model.path is not None:
+        size = os.path.getsize(model.path) + sum(blob.nbytes for blob in model.blobs if getattr(blob, "external", False))
+    return Counts(nodes, norms, affine, _parameters(model), size)
+
+
+def counts_after(model: Model, before: Counts, plans: dict[int, ScopePlan], applied: Applied) -> Counts:
+    """Sizes of the model as it was folded."""
+    nodes, norms = _node_count(model)
+    affine = applied.adds
+    for plan in plans.values():
+        for chain in plan.chains:
+            if chain.staying:
+                survivors = _survivors(chain)
+                affine += sum(not m.norm and m.node.index in survivors for m in chain.members)
+    return Counts(nodes, norms, affine, _parameters(model))

@@ -1,0 +1,205 @@
+"""The index: who makes a tensor and who reads it, built once per scope and never changed.
+
+A *scope* is a graph whose nodes share one space of names: the main graph, the body of an If branch, Loop or Scan, or a
+model-local function. A tensor of an outer scope that a body reads is a *capture*; in the outer scope's index it counts
+as a read by the node that owns the body, at position ``CAPTURE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from bnfold.errors import printable
+
+if TYPE_CHECKING:
+    from bnfold.constants import Constants
+    from bnfold.files import Model
+    from bnfold.shapes import Shapes
+
+CAPTURE = -1
+_STANDARD = ("", "ai.onnx")
+_READS_NO_VALUES = ("Shape", "Size")
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+__all__ = ["CAPTURE", "Node", "Scope", "Use", "attribute_graphs", "index_model"]
+
+
+class Node:
+    """One node of a scope, with its names as plain Python strings.
+
+    ``op`` is the operator type; operators outside the standard domain carry their domain, ``com.microsoft::FusedConv``.
+    """
+
+    __slots__ = ("_attributes", "index", "inputs", "op", "outputs", "proto", "scope")
+
+    def __init__(self, scope: Scope, index: int, proto: NodeProto) -> None:
+        self.scope = scope
+        self.index = index
+        self.proto = proto
+        self.inputs: list[str] = list(proto.input)
+        self.outputs: list[str] = list(proto.output)
+        domain = proto.domain
+        self.op: str = proto.op_type if domain in _STANDARD else f"{domain}::{proto.op_type}"
+        self._attributes: dict[str, AttributeProto] | None = None
+
+    @property
+    def attributes(self) -> dict[str, AttributeProto]:
+        if self._attributes is None:
+            self._attributes = {a.name: a for a in self.proto.attribute}
+        return self._attributes
+
+    def integer(self, name: str, default: int) -> int:
+        found = self.attributes.get(name)
+        return default if found is None else int(found.i)
+
+    def real(self, name: str, default: float) -> float:
+        """A float attribute, as the float32 value that the file stores."""
+        found = self.attributes.get(name)
+        return default if found is None else float(found.f)
+
+    def string(self, name: str, default: str) -> str:
+        found = self.attributes.get(name)
+        return default if found is None else found.s.decode("utf-8", "replace")
+
+    def integers(self, name: str) -> list[int] | None:
+        found = self.attributes.get(name)
+        return None if found is None else list(found.ints)
+
+    def input(self, position: int) -> str:
+        """The tensor read at ``position``, or an empty string where the optional input is absent."""
+        return self.inputs[position] if position < len(self.inputs) else ""
+
+    @property
+    def label(self) -> str:
+        """The node's name, or ``operator:output`` when it has none; safe to print."""
+        if self.proto.name:
+            return printable(self.proto.name)
+        return printable(f"{self.proto.op_type}:{next(filter(None, self.outputs), '')}")
+
+
+class Use(NamedTuple):
+    """One read of a tensor: the node and the position among its inputs (``CAPTURE`` for a read by its subgraphs)."""
+
+    node: Node
+    position: int
+
+
+class Scope:
+    """Index of one graph; see the module's docstring."""
+
+    constants: Constants
+    shapes: Shapes
+
+    def __init__(self, model: Model, graph: Any, path: str, parent: Scope | None, opset: int) -> None:
+        self.model = model
+        self.graph = graph
+        self.path = path
+        self.parent = parent
+        self.opset = opset
+        self.is_function = isinstance(graph, FunctionProto)
+        functions = _function_names(model.proto) if parent is None or self.is_function else parent.function_names
+        self.function_names: frozenset[tuple[str, str]] = functions
+        self.children: list[tuple[Node, Scope]] = []
+        self.initializers: dict[str, TensorProto] = (
+            {} if self.is_function else {tensor.name: tensor for tensor in graph.initializer}
+        )
+        self.sparse: set[str] = set() if self.is_function else {s.values.name for s in graph.sparse_initializer}
+        self.inputs: dict[str, Any] = (
+            dict.fromkeys(graph.input) if self.is_function else {value.name: value for value in graph.input}
+        )
+        self.outputs: list[str] = list(graph.output) if self.is_function else [value.name for value in graph.output]
+        self.output_set = frozenset(self.outputs)
+        self.nodes = [Node(self, index, proto) for index, proto in enumerate(graph.node)]
+        self.producers: dict[str, Node] = {}
+        self._readers: dict[str, list[Use]] = {}
+        self.captures: set[str] = set()
+        self._index()
+
+    def _index(self) -> None:
+        readers, producers = self._readers, self.producers
+        for node in self.nodes:
+            if (node.proto.domain, node.proto.op_type) in self.function_names:
+                node.op = f"function {node.op}"
+            for position, name in enumerate(node.inputs):
+                if name:
+                    readers.setdefault(name, []).append(Use(node, position))
+            for name in node.outputs:
+                producers[name] = node
+            for attribute, body in attribute_graphs(node.proto):
+                child = Scope(self.model, body, self._child_path(node, attribute), self, self.opset)
+                self.children.append((node, child))
+                for name in sorted(child.captures):
+                    readers.setdefault(name, []).append(Use(node, CAPTURE))
+        producers.pop("", None)
+        self.captures = {n for n in (*readers, *self.outputs) if n and not self.defines(n)}
+
+    def _child_path(self, node: Node, attribute: str) -> str:
+        return f"{self.path}{'/' if self.path else ''}{node.label}.{printable(attribute)}"
+
+    def defines(self, name: str) -> bool:
+        """Whether the tensor is made, given or stored in this very scope."""
+        return name in self.producers or name in self.initializers or name in self.inputs or name in self.sparse
+
+    def readers(self, name: str) -> list[Use]:
+        """All reads of a tensor by nodes of this scope and by their subgraphs, in order; graph outputs not included."""
+        return self._readers.get(name, [])
+
+    def value_readers(self, name: str) -> list[Use]:
+        """The reads that look at values: ``Shape`` and ``Size`` do not."""
+        found = self._readers.get(name)
+        if not found:
+            return []
+        if len(found) == 1 and found[0].node.op not in _READS_NO_VALUES:
+            return found
+        return [use for use in found if use.node.op not in _READS_NO_VALUES]
+
+    def producer(self, name: str) -> Node | None:
+        """The node of this scope that makes the tensor, if there is one."""
+        return self.producers.get(name)
+
+    def scopes(self) -> Iterator[Scope]:
+        """This scope and every scope below it, outer ones first."""
+        stack = [self]
+        while stack:
+            scope = stack.pop()
+            yield scope
+            stack.extend(child for _, child in reversed(scope.children))
+
+
+def attribute_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The bodies a node carries, with the names of their attributes."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.name, attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            for position, graph in enumerate(attribute.graphs):
+                yield f"{attribute.name}[{position}]", graph
+
+
+def _function_names(proto: ModelProto) -> frozenset[tuple[str, str]]:
+    return frozenset((f.domain, f.name) for f in proto.functions)
+
+
+def _opset(imports: Any) -> int:
+    return max((int(entry.version) for entry in imports if entry.domain in _STANDARD), default=1)
+
+
+def index_model(model: Model) -> list[Scope]:
+    """Index a model: the main graph first, then each model-local function. Bodies hang below their scope."""
+    from bnfold.constants import Constants
+    from bnfold.shapes import Shapes
+
+    proto = model.proto
+    default = _opset(proto.opset_import)
+    roots = [Scope(model, proto.graph, "", None, default)]
+    for function in proto.functions:
+        opset = _opset(function.opset_import) if function.opset_import else default
+        roots.append(Scope(model, function, f"function:{printable(function.name)}", None, opset))
+    for root in roots:
+        for scope in root.scopes():
+            scope.constants = Constants(scope)
+            scope.shapes = Shapes(scope)
+    return roots

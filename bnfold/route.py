@@ -1,0 +1,280 @@
+"""Routes: following one affine through the graph, towards producers or towards consumers, until linear operators take it.
+
+A route is taken whole or not at all. Nothing here changes anything: the walker reads the index and the planner's state, and
+returns either a :class:`Route` or the :class:`Refusal` that stopped it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bnfold import absorb, carry
+from bnfold.absorb import matmul
+from bnfold.absorb.port import Port
+from bnfold.affine import Affine
+from bnfold.carry.step import Edit
+from bnfold.graph import CAPTURE, Node
+from bnfold.refusals import Refusal
+
+if TYPE_CHECKING:
+    from bnfold.plan import ScopePlan
+
+HOP_LIMIT = 4096
+"""Operators that one route may cross, over all its branches: keeps planning linear in the size of the graph."""
+
+DEPTH_LIMIT = 256
+"""Operators that one branch of a route may cross."""
+
+__all__ = ["End", "Route", "Walker"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """Where one branch of a route ends: the affine enters ``node`` behind it (``into`` False) or in front of it."""
+
+    node: Node
+    affine: Affine
+    into: bool
+    adds: bool = False
+
+
+@dataclass(slots=True)
+class Route:
+    """All ends of one affine, what changes on the way, and which tensors get another value."""
+
+    ends: list[End] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    tensors: list[str] = field(default_factory=list)
+    crossed: list[Node] = field(default_factory=list)
+
+    @property
+    def cost(self) -> int:
+        """Operators that taking this route adds to the graph."""
+        return sum(end.adds for end in self.ends)
+
+    def join(self, other: Route) -> None:
+        self.ends += other.ends
+        self.edits += other.edits
+        self.tensors += other.tensors
+        self.crossed += other.crossed
+
+
+class Walker:
+    """Finds routes given what the planner has decided so far.
+
+    Refusals that hold for any affine (``lasting``) are remembered per tensor, so a long chain that leads nowhere is walked once.
+    """
+
+    def __init__(self, plan: ScopePlan, *, merge: bool = False) -> None:
+        self._plan = plan
+        self._scope = plan.scope
+        self._merge = merge
+        self._dead_ends: dict[str, Refusal] = {}
+        self._hops = 0
+
+    # -- towards producers ---------------------------------------------------------------------------------------
+
+    def backward(self, tensor: str, affine: Affine, readers: frozenset[int]) -> Route | Refusal:
+        """Route an affine that now stands behind ``tensor`` into what makes the tensor.
+
+        ``readers`` are the indices of the nodes that may read it: the affine nodes themselves.
+        """
+        self._hops = 0
+        return self._back([(tensor, affine, readers, 0)], 0)
+
+    def _back(self, stack: list[tuple[str, Affine, frozenset[int], int]], nesting: int) -> Route | Refusal:
+        route = Route()
+        spine: list[str] = []
+        while stack:
+            tensor, affine, readers, depth = stack.pop()
+            refusal = self._dead_ends.get(tensor) or self._limits(tensor, depth) or self._closed(tensor, readers)
+            if not stack and len(spine) == len(route.tensors):
+                spine.append(tensor)
+            if refusal is None:
+                refusal = self._back_one(route, stack, tensor, affine, depth, nesting)
+            if refusal is not None:
+                if refusal.lasting:
+                    self._dead_ends.update(dict.fromkeys(spine, refusal))
+                return refusal
+        return route
+
+    def _back_one(
+        self, route: Route, stack: list[tuple[str, Affine, frozenset[int], int]], tensor: str, affine: Affine, depth: int, nesting: int
+    ) -> Refusal | None:
+        """Move one affine from ``tensor`` to what makes it; returns a refusal or extends the route."""
+        route.tensors.append(tensor)
+        node = self._scope.producer(tensor)
+        if node is None:
+            return self._no_producer(tensor)
+        here = frozenset((node.index,))
+        gone = self._plan.gone.get(node.index)
+        if gone is not None:
+            stack.append((gone.data, affine, here, depth + 1))
+            return None
+        if node.index in self._plan.affines:
+            return self._meet(route, node, affine, into=False)
+        port = self._port_after(node)
+        if isinstance(port, Port):
+            end = self._enter(port, affine, tensor, into=False)
+            return end if isinstance(end, Refusal) else route.ends.append(end)
+        rule = carry.BACKWARD.get(node.op)
+        if rule is None:
+            return port or self._blocked(node)
+        steps = rule(node, tensor, affine)
+        if isinstance(steps, Refusal):
+            return steps
+        if len(steps) == 1:
+            return self._follow(route, stack, steps[0], node, depth)
+        return self._choose(route, steps, node, depth, nesting)
+
+    def _follow(self, route: Route, stack: list[tuple[str, Affine, frozenset[int], int]], step: carry.Step, node: Node, depth: int) -> Refusal | None:
+        refusal = self._edited(step)
+        if refusal is not None:
+            return refusal
+        route.crossed.append(node)
+        route.edits += step.edits
+        here = frozenset((node.index,))
+        stack.extend((name, part, here, depth + 1) for name, part in reversed(step.onward))
+        return None
+
+    def _choose(self, route: Route, steps: list[carry.Step], node: Node, depth: int, nesting: int) -> Refusal | None:
+        """Take the first of several ways past a node that works to its end."""
+        first: Refusal | None = None
+        for step in steps if nesting < 32 else steps[:1]:
+            part = Route()
+            inner: list[tuple[str, Affine, frozenset[int], int]] = []
+            refusal = self._follow(part, inner, step, node, depth)
+            found = refusal or self._back(inner, nesting + 1)
+            if isinstance(found, Route):
+                route.join(part)
+                route.join(found)
+                return None
+            first = first or found
+            if found.lasting and len(step.onward) == len(node.inputs):
+                break
+        return Refusal(first.code, first.reason, first.node) if first is not None else None
+
+    def _port_after(self, node: Node) -> Port | Refusal | None:
+        if node.op == "Add":
+            return matmul.after(node) if matmul.unit_of(node) is not None else None
+        rule = absorb.AFTER.get(node.op)
+        return None if rule is None else rule(node)
+
+    def _closed(self, tensor: str, readers: frozenset[int]) -> Refusal | None:
+        """A tensor may change only when nobody but the route reads it."""
+        if tensor in self._scope.output_set:
+            return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
+        for use in self._scope.value_readers(tensor):
+            if use.position == CAPTURE:
+                return Refusal("captured", f"'{tensor}' is read inside a subgraph of '{use.node.label}'", use.node.label, lasting=True)
+            if use.node.index not in readers:
+                return Refusal("shared-output", f"'{tensor}' is also read by '{use.node.label}'", use.node.label, lasting=True)
+        if len(readers) == 1 and len(self._scope.value_readers(tensor)) > 1:
+            reader = self._scope.value_readers(tensor)[0].node.label
+            return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)
+        return None
+
+    def _no_producer(self, tensor: str) -> Refusal:
+        if tensor in self._scope.inputs:
+            return Refusal("no-producer", f"'{tensor}' is an input of the graph", None, lasting=True)
+        if not self._scope.defines(tensor):
+            return Refusal("captured", f"'{tensor}' comes from outside of the subgraph", None, lasting=True)
+        return Refusal("no-producer", f"'{tensor}' is not made by an operator", None, lasting=True)
+
+    # -- towards consumers ---------------------------------------------------------------------------------------
+
+    def forward(self, tensor: str, affine: Affine) -> Route | Refusal:
+        """Route an affine that makes ``tensor`` into everything that reads the tensor."""
+        self._hops = 0
+        route = Route()
+        stack = [(tensor, affine, 0)]
+        while stack:
+            tensor, affine, depth = stack.pop()
+            refusal = self._limits(tensor, depth) or self._forward_one(route, stack, tensor, affine, depth)
+            if refusal is not None:
+                return refusal
+        return route
+
+    def _forward_one(self, route: Route, stack: list[tuple[str, Affine, int]], tensor: str, affine: Affine, depth: int) -> Refusal | None:
+        if tensor in self._scope.output_set:
+            return Refusal("graph-output", f"'{tensor}' is an output of the graph", None)
+        route.tensors.append(tensor)
+        for node, position in self._scope.value_readers(tensor):
+            if position == CAPTURE:
+                return Refusal("captured", f"'{tensor}' is read inside a subgraph of '{node.label}'", node.label)
+            refusal = self._into(route, stack, node, position, tensor, affine, depth)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _into(
+        self, route: Route, stack: list[tuple[str, Affine, int]], node: Node, position: int, tensor: str, affine: Affine, depth: int
+    ) -> Refusal | None:
+        gone = self._plan.gone.get(node.index)
+        if gone is not None:
+            stack.append((gone.output, affine, depth + 1))
+            return None
+        if node.index in self._plan.affines:
+            return self._meet(route, node, affine, into=True)
+        entry = absorb.BEFORE.get(node.op)
+        if entry is not None:
+            port = entry(node, position)
+            end = port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
+            return end if isinstance(end, Refusal) else route.ends.append(end)
+        rule = carry.FORWARD.get(node.op)
+        step = self._blocked(node) if rule is None else rule(node, position, affine)
+        refusal = step if isinstance(step, Refusal) else self._edited(step)
+        if refusal is not None or isinstance(step, Refusal):
+            return refusal
+        route.crossed.append(node)
+        route.edits += step.edits
+        stack.extend((name, part, depth + 1) for name, part in reversed(step.onward))
+        return None
+
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    def _limits(self, tensor: str, depth: int) -> Refusal | None:
+        self._hops += 1
+        if depth > DEPTH_LIMIT or self._hops > HOP_LIMIT:
+            return Refusal("too-far", f"no linear operator within {DEPTH_LIMIT} operators of '{tensor}'", None)
+        return None
+
+    def _edited(self, step: carry.Step) -> Refusal | None:
+        """A Pad's value decides whether an affine passes, so one that has changed already is left alone."""
+        for edit in step.edits:
+            if edit.default is not None and (edit.node.index, edit.slot) in self._plan.edits:
+                return Refusal("padding", f"the value of Pad '{edit.node.label}' has changed already", edit.node.label)
+        return None
+
+    def _meet(self, route: Route, node: Node, affine: Affine, *, into: bool) -> Refusal | None:
+        """An affine operator that stays is in the way, or takes the other one in when merging."""
+        if self._merge and self._plan.can_merge(node, affine, into=into):
+            route.ends.append(End(node, affine, into))
+            return None
+        return Refusal("blocked", f"{node.op} '{node.label}', which stays itself, stands in between", node.label)
+
+    def _blocked(self, node: Node) -> Refusal:
+        if node.op.startswith("function "):
+            return Refusal("function", f"the call of function '{node.label}' stands in between", node.label, lasting=True)
+        return Refusal("blocked", f"{node.op} '{node.label}' lets no scale or shift pass", node.label, lasting=True)
+
+    def _enter(self, port: Port, affine: Affine, tensor: str, *, into: bool) -> End | Refusal:
+        node = port.node
+        excluded = self._plan.excluded_hosts.get(node.index)
+        if excluded is not None:
+            return excluded
+        if not affine.uniform:
+            axes = (affine.axis, port.axis)
+            if axes[0] != axes[1]:
+                axes = tuple(self._scope.shapes.axis(tensor, a) for a in axes)  # type: ignore[assignment]
+            if None in axes:
+                return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
+            if axes[0] != axes[1]:
+                return Refusal("axis", f"the scale runs along axis {axes[0]}, the channels of '{node.label}' along axis {axes[1]}", node.label)
+            if affine.scale.size != port.channels:
+                return Refusal("broadcast", f"{affine.scale.size} values for {port.channels} channels of '{node.label}'", node.label)
+        if affine.shifts and port.shift is not None:
+            return port.shift
+        placed = affine.at(port.axis).over(port.channels)
+        return End(node, placed, into, adds=port.adds and affine.shifts and node.index not in self._plan.adds)

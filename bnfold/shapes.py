@@ -1,0 +1,259 @@
+"""Ranks and dimensions, from what is near: declared shapes, constants, and the operators' own rules.
+
+Where that is not enough, onnx shape inference runs once for the whole model (on the skeleton, so weights do not
+matter). A dimension is a number, a name (``batch``), or None when nothing is known about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnx import ModelProto, TensorProto, TypeProto, shape_inference
+
+if TYPE_CHECKING:
+    from bnfold.graph import Node, Scope
+
+Dim = int | str | None
+Dims = tuple[Dim, ...]
+
+_SAME_AS_FIRST = frozenset(
+    "BatchNormalization Cast Clip CastLike Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity InstanceNormalization LRN LeakyRelu"
+    " LogSoftmax Mish Neg PRelu Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu"
+    " QuantizeLinear DequantizeLinear LayerNormalization GroupNormalization".split()
+)
+_BROADCAST = frozenset("Add Sub Mul Div Pow Sum Max Min Mean".split())
+_WALK_LIMIT = 200
+
+__all__ = ["Dim", "Dims", "Shapes"]
+
+
+class Shapes:
+    """Shapes of one scope's tensors; asked lazily and remembered."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._known: dict[str, Dims | None] = {}
+        self._declared: dict[str, Any] | None = None
+        self._inferred: dict[str, Any] | None = None
+
+    # -- what rules ask ------------------------------------------------------------------------------------------
+
+    def rank(self, name: str) -> int | None:
+        """Number of axes, or None when unknown."""
+        dims = self.known_dims(name)
+        if dims is None:
+            dims = self.dims(name)
+        return None if dims is None else len(dims)
+
+    def dims(self, name: str) -> Dims | None:
+        """Dimensions, after shape inference if need be; None when even the rank is unknown."""
+        near = self.known_dims(name)
+        if near is not None and None not in near:
+            return near
+        far = _proto_dims(self._infer().get(name))
+        return _merge(near, far)
+
+    def dim(self, name: str, axis: int) -> Dim:
+        """One dimension; shape inference runs only if what is near does not tell."""
+        near = self.known_dims(name)
+        if near is not None and -len(near) <= axis < len(near) and near[axis] is not None:
+            return near[axis]
+        dims = self.dims(name)
+        return dims[axis] if dims is not None and -len(dims) <= axis < len(dims) else None
+
+    def axis(self, name: str, axis: int) -> int | None:
+        """The same axis counted from the first one, or None when that needs a rank that is not known."""
+        if axis >= 0:
+            return axis
+        rank = self.rank(name)
+        return None if rank is None or rank + axis < 0 else rank + axis
+
+    def element_type(self, name: str) -> int | None:
+        """``TensorProto.DataType`` of a tensor, or None when unknown."""
+        constant = self._scope.initializers.get(name)
+        if constant is not None:
+            return constant.data_type
+        for table in (self._declarations, self._infer):
+            value = table().get(name)
+            if value is not None and value.HasField("tensor_type") and value.tensor_type.elem_type:
+                return int(value.tensor_type.elem_type)
+        return None
+
+    def known_dims(self, name: str) -> Dims | None:
+        """Dimensions from declarations and nearby operators only; never runs shape inference."""
+        if name not in self._known:
+            self._fill(name)
+        return self._known[name]
+
+    # -- how they are found --------------------------------------------------------------------------------------
+
+    def _fill(self, name: str) -> None:
+        """Walk up iteratively (chains can be long) until shapes are known, then derive them on the way back."""
+        path = []
+        current: str | None = name
+        while current is not None and current not in self._known and len(path) < _WALK_LIMIT:
+            declared = self._direct(current)
+            if declared is not None and None not in declared:
+                self._known[current] = declared
+                break
+            path.append(current)
+            node = self._scope.producers.get(current)
+            current = _shape_source(node) if node is not None else None
+            if current in path:
+                break
+        for tensor in reversed(path):
+            self._known[tensor] = _merge(self._direct(tensor), self._by_operator(tensor))
+
+    def _direct(self, name: str) -> Dims | None:
+        tensor = self._scope.initializers.get(name)
+        if tensor is not None:
+            return tuple(tensor.dims)
+        if not self._scope.defines(name) and self._scope.parent is not None:
+            return self._scope.parent.shapes.known_dims(name)
+        return _proto_dims(self._declarations().get(name))
+
+    def _by_operator(self, name: str) -> Dims | None:
+        node = self._scope.producers.get(name)
+        if node is None:
+            return None
+        if node.op == "Constant":
+            constant = self._scope.constants.get(name)
+            return None if constant is None else constant.dims
+        source = _shape_source(node)
+        if source is not None:
+            dims = self._known.get(source)
+            return dims if node.op in _SAME_AS_FIRST else _derived(node, dims)
+        return self._broadcast(node) if node.op in _BROADCAST else _linear(node)
+
+    def _broadcast(self, node: Node) -> Dims | None:
+        """A shape with a known rank and numbers where all operands agree; dims of 1 stretch."""
+        operands = [self._known.get(n) or self._constant_dims(n) for n in node.inputs]
+        if any(dims is None for dims in operands):
+            return None
+        shapes = [dims for dims in operands if dims is not None]
+        rank = max(map(len, shapes))
+        return tuple(_stretch([dims[axis] for dims in shapes if axis >= -len(dims)]) for axis in range(-rank, 0))
+
+    def _constant_dims(self, name: str) -> Dims | None:
+        constant = self._scope.constants.get(name)
+        return None if constant is None else constant.dims
+
+    def _declarations(self) -> dict[str, Any]:
+        if self._declared is None:
+            graph = self._scope.graph
+            values = [*graph.value_info]
+            if not self._scope.is_function:
+                values += [*graph.input, *graph.output]
+            self._declared = {value.name: value.type for value in values}
+        return self._declared
+
+    def _infer(self) -> dict[str, Any]:
+        """Types of all tensors of this scope as onnx infers them; empty when inference fails."""
+        if self._inferred is None:
+            self._inferred = {}
+            root = self._scope
+            while root.parent is not None:
+                root = root.parent
+            if not root.is_function:
+                _infer_scopes(root)
+        return self._inferred
+
+    def learn(self, graph: Any) -> None:
+        """Take the types that inference wrote into ``graph``, this scope's counterpart."""
+        values = [*graph.value_info, *graph.input, *graph.output]
+        self._inferred = {value.name: value.type for value in values}
+
+
+def _infer_scopes(root: Scope) -> None:
+    try:
+        inferred: ModelProto = shape_inference.infer_shapes(root.model.proto, data_prop=True)
+    except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
+        return
+    pairs = [(root, inferred.graph)]
+    while pairs:
+        scope, graph = pairs.pop()
+        scope.shapes.learn(graph)
+        for node, child in scope.children:
+            pairs.extend((child, body) for body in _bodies(graph.node[node.index]) if _same_body(child, body))
+
+
+def _bodies(node: Any) -> list[Any]:
+    from bnfold.graph import attribute_graphs
+
+    return [body for _, body in attribute_graphs(node)]
+
+
+def _same_body(child: Scope, body: Any) -> bool:
+    return child.outputs == [value.name for value in body.output] and len(child.nodes) == len(body.node)
+
+
+def _proto_dims(type_proto: TypeProto | None) -> Dims | None:
+    if type_proto is None or not type_proto.HasField("tensor_type") or not type_proto.tensor_type.HasField("shape"):
+        return None
+    return tuple(
+        int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None) for d in type_proto.tensor_type.shape.dim
+    )
+
+
+def _merge(near: Dims | None, far: Dims | None) -> Dims | None:
+    """Combine two descriptions of one shape: numbers beat names beat nothing; a conflict in rank means not known."""
+    if near is None or far is None:
+        return near if far is None else far
+    if len(near) != len(far):
+        return None
+    return tuple(b if a is None or (isinstance(a, str) and isinstance(b, int)) else a for a, b in zip(near, far, strict=True))
+
+
+def _stretch(dims: list[Dim]) -> Dim:
+    """The broadcast of one axis: a number above 1 wins; one shared name stays; otherwise not known."""
+    numbers = {d for d in dims if isinstance(d, int) and d != 1}
+    if numbers:
+        return numbers.pop() if len(numbers) == 1 else None
+    others = {d for d in dims if d != 1}
+    if not others:
+        return 1
+    return others.pop() if len(others) == 1 else None
+
+
+def _shape_source(node: Node | None) -> str | None:
+    """The input whose shape decides the output's, for operators where one does."""
+    if node is None or not node.inputs:
+        return None
+    follows = node.op in _SAME_AS_FIRST or node.op in _DERIVED
+    return node.inputs[0] if follows else None
+
+
+def _linear(node: Node) -> Dims | None:
+    """What the weight alone tells: a Conv's output has the weight's rank and its number of filters."""
+    weight = node.scope.constants.get(node.input(1)) if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+    if node.op == "Gemm":
+        columns = None if weight is None or len(weight.dims) != 2 else weight.dims[1 - node.integer("transB", 0)]
+        return (None, columns)
+    if weight is None or len(weight.dims) < 3:
+        return None
+    channels = weight.dims[0] if node.op == "Conv" else weight.dims[1] * node.integer("group", 1)
+    return (None, channels, *[None] * (len(weight.dims) - 2)) if node.op != "MatMul" else None
+
+
+def _transposed(node: Node, dims: Dims) -> Dims | None:
+    order = node.integers("perm") or list(reversed(range(len(dims))))
+    return tuple(dims[axis] for axis in order) if sorted(order) == list(range(len(dims))) else None
+
+
+def _spatial_lost(node: Node, dims: Dims) -> Dims | None:
+    """Pooling keeps batch and channels; the spatial sizes are left open."""
+    fill: Dim = 1 if node.op.startswith("Global") else None
+    return (*dims[:2], *[fill] * (len(dims) - 2)) if len(dims) >= 2 else None
+
+
+_DERIVED = {
+    "Transpose": _transposed,
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"), _spatial_lost),
+}
+
+
+def _derived(node: Node, dims: Dims | None) -> Dims | None:
+    return None if dims is None else _DERIVED[node.op](node, dims)
+
+
+

@@ -1,0 +1,115 @@
+"""Values of a model's constants: stored ones, and expressions of them evaluated by the runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from bnfold import dtypes
+from bnfold.errors import RuntimeMissingError
+from bnfold.runtime import open_reference, open_session
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bnfold.verify.source import Source
+    from bnfold.verify.view import View, ViewNode
+
+__all__ = ["ConstantValues"]
+
+
+class ConstantValues:
+    """Looks up the value of a constant tensor of one model."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._evaluated: dict[tuple[str, str], NDArray[Any]] = {}
+
+    def data_type(self, view: View, name: str) -> int:
+        """``TensorProto.DataType`` of a constant."""
+        tensor = self._stored(view, name)
+        if tensor is not None:
+            return int(tensor.data_type)
+        from onnx import helper
+
+        array = self.array(view, name)
+        return TensorProto.STRING if array.dtype == object else int(helper.np_dtype_to_tensor_dtype(array.dtype))
+
+    def nbytes(self, view: View, name: str) -> int:
+        """Bytes that a constant takes."""
+        tensor = self._stored(view, name)
+        return self.source.nbytes(tensor) if tensor is not None else self.array(view, name).nbytes
+
+    def array(self, view: View, name: str) -> NDArray[Any]:
+        """The value of a constant.
+
+        Raises:
+            RuntimeMissingError: nothing can evaluate the expression it is.
+        """
+        tensor = self._stored(view, name)
+        if tensor is not None:
+            return self.source.array(tensor)
+        home = view.home(name) or view
+        key = (home.path, name)
+        if key not in self._evaluated:
+            self._evaluate(home, name)
+        return self._evaluated[key]
+
+    def _stored(self, view: View, name: str) -> TensorProto | None:
+        home = view.home(name)
+        if home is None:
+            return None
+        tensor = home.initializers.get(name)
+        if tensor is not None:
+            return tensor
+        node = home.producers.get(name)
+        if node is None or node.op != "Constant":
+            return None
+        return next((a.t for a in node.proto.attribute if a.name == "value"), None)
+
+    def _evaluate(self, view: View, name: str) -> None:
+        """Run the expression that makes a constant, in its own types."""
+        proto = ModelProto(ir_version=max(self.source.ir_version, 4))
+        proto.opset_import.extend(self.source.proto.opset_import)
+        proto.graph.name = "constant"
+        proto.graph.output.add(name=name)
+        self._collect(view, name, proto, set())
+        try:
+            value = open_session(proto).run({})[name]
+        except RuntimeMissingError:
+            value = open_reference(proto).run({})[name]
+        self._evaluated[(view.path, name)] = np.asarray(value)
+
+    def _collect(self, view: View, name: str, proto: ModelProto, seen: set[str]) -> None:
+        """Append what makes a constant, in an order that can be run."""
+        from onnx import numpy_helper
+
+        home = view.home(name)
+        if home is None or name in seen:
+            return
+        seen.add(name)
+        key = (home.path, name)
+        if name in home.initializers or key in self._evaluated:
+            array = self._evaluated[key] if key in self._evaluated else self.source.array(home.initializers[name])
+            proto.graph.initializer.append(numpy_helper.from_array(array, name))
+            return
+        if name in home.sparse:
+            sparse = next(s for s in home.graph.sparse_initializer if s.values.name == name)
+            proto.graph.sparse_initializer.append(sparse)
+            return
+        node: ViewNode = home.producers[name]
+        for read in node.inputs:
+            if read:
+                self._collect(home, read, proto, seen)
+        if any(
+            output in {o for made in proto.graph.node for o in made.output} for output in filter(None, node.outputs)
+        ):
+            return
+        copied = proto.graph.node.add()
+        copied.CopyFrom(node.proto)
+        for attribute in copied.attribute:
+            if attribute.HasField("t") and self.source.model.blob(attribute.t) is not None:
+                array = dtypes.tensor_array(attribute.t, self.source.model.raw(attribute.t))
+                attribute.t.CopyFrom(numpy_helper.from_array(array))

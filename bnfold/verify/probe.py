@@ -1,0 +1,255 @@
+"""A model made of the pieces around some sites: both versions of each, side by side, with one common set of inputs.
+
+Four copies of a piece can stand in a probe:
+
+    a   the original
+    p   the original with every constant moved by one unit in the last place: what rounding alone can do
+    b   the folded one
+    q   the folded one with its 16-bit weights moved by half a unit: the largest error of rounding them once (only
+        where there are such weights)
+
+16-bit and 64-bit floats are widened or narrowed to float32 (exact for 16 bits), so a probe measures the weights and
+not the arithmetic of the storage type, and onnxruntime's CPU kernels can run it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
+
+from bnfold.verify import noise
+from bnfold.verify.view import bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from bnfold.verify.constants import ConstantValues
+    from bnfold.verify.sites import Key, Region, Site
+    from bnfold.verify.types import TensorType
+    from bnfold.verify.view import View, ViewNode
+
+__all__ = ["Probe", "build"]
+
+_WIDENED = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_LARGE = 1 << 16  # bytes above which a constant is handed to the session instead of being copied into the model
+# Inputs that steer an operator instead of being computed with: moving them by an ulp could change shapes or cases.
+_STEERING = {
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+    "Pow": (1,),
+    "Range": (0, 1, 2),
+    "OneHot": (0, 1),
+    "Clip": (1, 2),
+    "Pad": (1, 2, 3),
+    "NonMaxSuppression": (2, 3, 4),
+    "QuantizeLinear": (1, 2),
+    "Dropout": (1, 2),
+}
+Change = "Callable[[NDArray[Any], int], NDArray[Any]]"
+
+
+@dataclass(slots=True)
+class Probe:
+    """The model, and how its names belong to the sites.
+
+    Attributes:
+        proto: the model; large constants are external.
+        external: their values.
+        inputs: input name for each frontier tensor.
+        outputs: for each site, the output names of the copies by letter.
+        nbytes: bytes of all constants.
+    """
+
+    proto: ModelProto
+    external: dict[str, NDArray[Any]] = field(default_factory=dict)
+    inputs: dict[Key, str] = field(default_factory=dict)
+    outputs: list[dict[str, str]] = field(default_factory=list)
+
+
+def build(
+    sites: Sequence[Site],
+    values: tuple[ConstantValues, ConstantValues],
+    types: Mapping[Key, TensorType],
+    *,
+    seed: int,
+) -> Probe:
+    """Build the probe of some sites.
+
+    Args:
+        sites: sites of two models with the same opsets.
+        values: constants of the original and of the folded model.
+        types: what is known about the frontier.
+        seed: of the perturbation.
+    """
+    source = values[0].source
+    proto = ModelProto(ir_version=max(source.ir_version, 4))
+    proto.opset_import.extend(source.proto.opset_import)
+    proto.graph.name = "probe"
+    probe = Probe(proto)
+    for number, site in enumerate(sites):
+        for key in site.frontier():
+            if key not in probe.inputs:
+                _add_input(probe, key, types)
+        copies = {"a": (site.original, values[0], _as_stored), "p": (site.original, values[0], _one_ulp)}
+        copies["b"] = (site.folded, values[1], _as_stored)
+        if _needs_q(site.folded, values[1]):
+            copies["q"] = (site.folded, values[1], _half_ulp)
+        outputs = {}
+        for letter, (region, constants, change) in copies.items():
+            outputs[letter] = _Emitter(probe, region, constants, f"{letter}{number}/", change, seed + number).emit()
+            proto.graph.output.add(name=outputs[letter])
+        probe.outputs.append(outputs)
+    return probe
+
+
+def _add_input(probe: Probe, key: Key, types: Mapping[Key, TensorType]) -> None:
+    name = f"x{len(probe.inputs)}"
+    probe.inputs[key] = name
+    data_type = types.get(key, (TensorProto.FLOAT, None))[0]
+    value = probe.proto.graph.input.add(name=name)
+    value.type.tensor_type.elem_type = TensorProto.FLOAT if data_type in _WIDENED else data_type
+
+
+def _as_stored(array: NDArray[Any], _seed: int) -> NDArray[Any]:
+    return noise.widened(array)
+
+
+def _one_ulp(array: NDArray[Any], seed: int) -> NDArray[Any]:
+    return noise.one_ulp_away(noise.widened(array), seed)
+
+
+def _half_ulp(array: NDArray[Any], seed: int) -> NDArray[Any]:
+    if array.dtype == np.int32 and array.ndim:  # a bias in units of its scale: a fold may round it once more
+        signs = np.random.Generator(np.random.PCG64(seed)).integers(0, 2, array.shape, np.int32) * 2 - 1
+        return np.asarray(array + signs, np.int32)
+    return noise.half_ulp_away(array, seed) if array.dtype.itemsize == 2 else noise.widened(array)
+
+
+def _needs_q(region: Region, values: ConstantValues) -> bool:
+    for view, name in region.constants:
+        kind = values.data_type(view, name)
+        if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+            return True
+    return any(_int32_bias(node, values) is not None for node in region.nodes)
+
+
+def _int32_bias(node: ViewNode, values: ConstantValues) -> str | None:
+    if node.op != "DequantizeLinear" or not node.view.is_constant(node.inputs[0]):
+        return None
+    return node.inputs[0] if values.data_type(node.view, node.inputs[0]) == TensorProto.INT32 else None
+
+
+class _Emitter:
+    """Writes one copy of one region into the probe."""
+
+    def __init__(
+        self, probe: Probe, region: Region, values: ConstantValues, prefix: str, change: Any, seed: int
+    ) -> None:
+        self.probe, self.region, self.values = probe, region, values
+        self.prefix, self.change, self.seed = prefix, change, seed
+        self.frontier = set(region.frontier)
+        self.steering, self.biases = self._special()
+
+    def _special(self) -> tuple[set[Key], set[Key]]:
+        steering, biases = set(), set()
+        for node in self.region.nodes:
+            for position in _STEERING.get(node.op, ()):
+                if position < len(node.inputs) and node.inputs[position]:
+                    steering.add(self._key(node.view, node.inputs[position]))
+            bias = _int32_bias(node, self.values)
+            if bias is not None:
+                biases.add(self._key(node.view, bias))
+        return steering, biases
+
+    def emit(self) -> str:
+        for view, name in self.region.constants:
+            self._constant(view, name)
+        for node in self.region.nodes:
+            proto = self.probe.proto.graph.node.add()
+            proto.CopyFrom(node.proto)
+            proto.name = f"{self.prefix}{node.label}"
+            proto.doc_string = ""
+            for position, name in enumerate(proto.input):
+                if name:
+                    proto.input[position] = self._name(node.view, name)
+            for position, name in enumerate(proto.output):
+                if name:
+                    proto.output[position] = self._own((node.view.path, name))
+            widen_attributes(proto)
+            for body, (_, graph) in zip(node.bodies, bodies(proto), strict=True):
+                self._rename_body(body, graph)
+        return self._own(self.region.target)
+
+    def _rename_body(self, view: View, graph: Any) -> None:
+        """Give the captured tensors of a body their names in the probe; its own names stay."""
+        for node, proto in zip(view.nodes, graph.node, strict=True):
+            for position, name in enumerate(proto.input):
+                if name and not _is_inside(view, name, self.region):
+                    proto.input[position] = self._name(view, name)
+            for inner, (_, body) in zip(node.bodies, bodies(proto), strict=True):
+                self._rename_body(inner, body)
+        for value in graph.output:
+            if not _is_inside(view, value.name, self.region):
+                value.name = self._name(view, value.name)
+
+    def _key(self, view: View, name: str) -> Key:
+        home = view.home(name)
+        return (home.path if home is not None else "", name)
+
+    def _name(self, view: View, name: str) -> str:
+        key = self._key(view, name)
+        return self.probe.inputs[key] if key in self.frontier else self._own(key)
+
+    def _own(self, key: Key) -> str:
+        return f"{self.prefix}{key[0]}{'|' if key[0] else ''}{key[1]}"
+
+    def _constant(self, view: View, name: str) -> None:
+        key = (view.path, name)
+        array = self.values.array(view, name)
+        if array.dtype == np.int32 and key not in self.biases:
+            changed = array
+        elif key in self.steering:
+            changed = noise.widened(array)
+        else:
+            changed = self.change(array, self.seed)
+        own = self._own(key)
+        tensor = self.probe.proto.graph.initializer.add()
+        if changed.nbytes < _LARGE or changed.dtype == object:
+            tensor.CopyFrom(numpy_helper.from_array(changed, own))
+            return
+        tensor.name, tensor.data_type = own, self._kind(changed)
+        tensor.dims.extend(changed.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="in memory")
+        self.probe.external[own] = np.ascontiguousarray(changed)
+
+    def _kind(self, array: NDArray[Any]) -> int:
+        from onnx import helper
+
+        return int(helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _is_inside(view: View, name: str, region: Region) -> bool:
+    """Whether a name that a body uses is defined in the body itself or in a body around it that is copied with it."""
+    home = view.home(name)
+    if home is None:
+        return True
+    outermost = {node.view.path for node in region.nodes}
+    return home.path not in outermost and home.path != "" and not any(n.view.path == home.path for n in region.nodes)
+
+
+def widen_attributes(proto: Any) -> None:
+    """Let a node make float32 wherever it would make another float type."""
+    for attribute in proto.attribute:
+        if attribute.name in ("to", "dtype") and attribute.type == AttributeProto.INT and attribute.i in _WIDENED:
+            attribute.i = TensorProto.FLOAT
+        if attribute.HasField("t") and attribute.t.data_type in _WIDENED:
+            attribute.t.CopyFrom(numpy_helper.from_array(noise.widened(numpy_helper.to_array(attribute.t))))
+        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+            for node in graph.node:
+                widen_attributes(node)

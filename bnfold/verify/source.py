@@ -1,0 +1,188 @@
+"""One of the two models: its graph, its weights by reference, and sessions that expose more than its outputs.
+
+Sessions get the weights as external data that lies *inside the model file itself* (or in its data files), which
+onnxruntime maps instead of copying: the proof of a large model needs little more memory than its activations.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnfold import dtypes, files
+from bnfold.blobs import FileBlob
+from bnfold.errors import RuntimeMissingError
+from bnfold.model import Model
+from bnfold.runtime import CPU, Level, Provider, Session, open_reference, open_session
+from bnfold.tensors import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+    from numpy.typing import NDArray
+
+__all__ = ["SHAPE_OF", "Source"]
+
+SHAPE_OF = "bnfold/shape of/"  # prefix of the outputs that hold shapes
+_COMPARE = 1 << 22  # bytes compared at a time
+
+
+class Source:
+    """A model to compare.
+
+    Attributes:
+        model: skeleton and blobs; model-local functions are inlined, so their nodes can be compared like any other.
+        proto: the skeleton.
+        ir_version: below 4, initializers that are listed among the inputs are constants.
+    """
+
+    def __init__(self, given: str | os.PathLike[str] | onnx.ModelProto | Model) -> None:
+        if isinstance(given, Model):
+            model = given
+        elif isinstance(given, str | os.PathLike):
+            model = files.load(given)
+        else:
+            model = files.from_proto(given)
+        self.given = model
+        self.model = _inlined(model)
+        self.proto = self.model.proto
+        self.ir_version = int(self.proto.ir_version)
+
+    def array(self, tensor: onnx.TensorProto) -> NDArray[Any]:
+        """The value of a tensor of this model, in its own dtype."""
+        return dtypes.tensor_array(tensor, self.model.raw(tensor))
+
+    def nbytes(self, tensor: onnx.TensorProto) -> int:
+        """Bytes of a tensor of this model."""
+        blob = self.model.blob(tensor)
+        return blob.nbytes if blob is not None else tensor.ByteSize()
+
+    def same(self, tensor: onnx.TensorProto, other: Source, theirs: onnx.TensorProto) -> bool:
+        """Whether two tensors have the same type, shape and bits, whatever their names."""
+        if tensor.data_type != theirs.data_type or list(tensor.dims) != list(theirs.dims):
+            return False
+        mine, its = self.model.blob(tensor), other.model.blob(theirs)
+        if mine is None or its is None:
+            return bool(self.array(tensor).tobytes() == other.array(theirs).tobytes())
+        if mine.nbytes != its.nbytes:
+            return False
+        if isinstance(mine, FileBlob) and isinstance(its, FileBlob) and _place(mine) == _place(its):
+            return True
+        mine, its = mine.opened(), its.opened()
+        steps = range(0, mine.nbytes, _COMPARE)
+        sizes = ((start, min(_COMPARE, mine.nbytes - start)) for start in steps)
+        return all(bytes(mine.read(start, size)) == bytes(its.read(start, size)) for start, size in sizes)
+
+    def session(
+        self,
+        *,
+        expose: Sequence[str] = (),
+        shapes: Sequence[str] = (),
+        overrides: Mapping[str, NDArray[Any]] | None = None,
+        provider: Provider | str = CPU,
+        optimize: bool | Level = False,
+        threads: int = 0,
+    ) -> Session:
+        """Open a session; ``expose`` names tensors that become outputs, ``shapes`` tensors whose shapes do.
+
+        Raises:
+            RuntimeMissingError: onnxruntime cannot run the model.
+        """
+        proto, external = self._for_session()
+        _expose(proto, expose, shapes)
+        replaced = dict(overrides or {})
+        for name in [name for name in replaced if name in external]:
+            external[name] = replaced.pop(name)
+        if replaced:
+            for tensor in proto.graph.initializer:
+                if tensor.name in replaced and tensor.data_location == tensor.EXTERNAL:
+                    external[tensor.name] = replaced.pop(tensor.name)
+        return open_session(
+            proto,
+            provider=provider,
+            optimize=optimize,
+            threads=threads,
+            base_dir=self._folder(),
+            initializers=replaced,
+            external=external,
+        )
+
+    def reference(self, *, expose: Sequence[str] = (), shapes: Sequence[str] = ()) -> Session:
+        """The same on the onnx reference evaluator; all weights are read into memory."""
+        proto = files.to_proto(self.model)
+        _expose(proto, expose, shapes)
+        return open_reference(proto)
+
+    def _folder(self) -> str | None:
+        return None if self.model.path is None else os.path.dirname(os.path.abspath(self.model.path))
+
+    def _for_session(self) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+        """A copy of the skeleton that onnxruntime can read, and the values it cannot find in files."""
+        proto = type(self.proto)()
+        proto.CopyFrom(self.proto)
+        if not self.model.blobs:
+            return proto, {}
+        external: dict[str, NDArray[Any]] = {}
+        folder = self._folder()
+        top = {id(tensor) for tensor in proto.graph.initializer}
+        for tensor in tensors(proto):
+            blob = self.model.blob(tensor)
+            if blob is None:
+                continue
+            place = _inside(blob, folder) if id(tensor) in top else None
+            if place is not None:
+                _refer(tensor, place, blob.offset, blob.nbytes)  # type: ignore[attr-defined]
+            elif id(tensor) in top:
+                external[tensor.name] = self.array(tensor)
+            else:
+                raw = bytes(self.model.raw(tensor) or b"")
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.raw_data = raw
+        return proto, external
+
+
+def _inlined(model: Model) -> Model:
+    if not model.proto.functions:
+        return model
+    from onnx import inliner
+
+    try:
+        proto = inliner.inline_local_functions(model.proto)
+    except Exception as error:  # the C++ inliner raises RuntimeError and others on what it cannot handle
+        raise RuntimeMissingError(f"the model's functions cannot be inlined: {error}") from error
+    return Model(proto, model.blobs, model.path, model.notes)
+
+
+def _place(blob: FileBlob) -> tuple[str, int, int]:
+    return os.path.realpath(blob.path), blob.offset, blob.nbytes
+
+
+def _inside(blob: Any, folder: str | None) -> str | None:
+    """The blob's file relative to ``folder``, or None when it is no file or lies elsewhere."""
+    if folder is None or not isinstance(blob, FileBlob):
+        return None
+    real = os.path.realpath(blob.path)
+    root = os.path.realpath(folder)
+    if Path(real).parent != Path(root) and not Path(real).is_relative_to(root):
+        return None
+    return os.path.relpath(real, root)
+
+
+def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.data_location = tensor.EXTERNAL
+
+
+def _expose(proto: onnx.ModelProto, names: Sequence[str], shapes: Sequence[str]) -> None:
+    present = {value.name for value in proto.graph.output}
+    for name in names:
+        if name not in present:
+            proto.graph.output.add(name=name)
+    for name in shapes:
+        proto.graph.node.add(op_type="Shape", input=[name], output=[SHAPE_OF + name])
+        proto.graph.output.add(name=SHAPE_OF + name)

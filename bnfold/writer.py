@@ -1,0 +1,169 @@
+"""Writing new constants into a scope: in place where nobody else reads the old one, else beside it under a free name.
+
+A large weight is never computed here: it becomes a blob that multiplies while it is streamed to the output. Small ones
+are computed at once. Every value is rounded once, from float64 to its own dtype.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, ValueInfoProto
+
+from bnfold import dtypes
+from bnfold.absorb.port import Scaled
+from bnfold.blobs import Blob
+from bnfold.constants import Constant
+from bnfold.graph import CAPTURE, Node, Scope
+from bnfold.refusals import Refusal
+from bnfold.blobs import ScaledBlob
+
+if TYPE_CHECKING:
+    from bnfold.names import FreeNames
+
+__all__ = ["ConstantWriter", "HostUnfit"]
+
+
+class HostUnfit(Exception):
+    """A linear operator's folded weight cannot be represented; the plan has to do without that operator."""
+
+    def __init__(self, scope: Scope, node: Node, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.scope_path = scope.path
+        self.node_index = node.index
+        self.refusal = refusal
+
+
+class ConstantWriter:
+    """Puts constants into one scope and keeps book of what changed.
+
+    Attributes:
+        inputs: new input names, by (node index, position).
+        new_nodes: Constant nodes to stand in front of everything, where a scope cannot have initializers.
+        hosts: which linear operator a lazily computed blob belongs to.
+    """
+
+    def __init__(self, scope: Scope, free: FreeNames) -> None:
+        self._scope = scope
+        self._free = free
+        self._shared: dict[tuple[str, int, bytes], str] = {}
+        self.inputs: dict[tuple[int, int], str] = {}
+        self.new_nodes: list[NodeProto] = []
+        self.hosts: dict[Blob, tuple[Scope, Node]] = {}
+
+    # -- scaled weights ------------------------------------------------------------------------------------------
+
+    def scale(self, node: Node, change: Scaled) -> None:
+        """Multiply the weight at one input."""
+        constant = self._scope.constants.get(node.inputs[change.position])
+        assert constant is not None, "the planner routes only to constant weights"
+        if self._sole(constant, node, change.position):
+            assert constant.tensor is not None
+            self._fill_scaled(constant.tensor, constant, node, change)
+            return
+        key = (constant.name, constant.data_type, _digest(change))
+        name = self._shared.get(key)
+        if name is None:
+            name = self._free.take(f"{constant.name}_folded")
+            tensor = TensorProto(name=name, data_type=constant.data_type, dims=constant.dims)
+            self._fill_scaled(tensor, constant, node, change)
+            self._add(tensor)
+            self._shared[key] = name
+        self.inputs[node.index, change.position] = name
+
+    def _fill_scaled(self, tensor: TensorProto, constant: Constant, node: Node, change: Scaled) -> None:
+        blob = constant.blob
+        if blob is not None:
+            scaled = ScaledBlob(blob, constant.data_type, change.shape, change.factors)
+            self.hosts[scaled] = (self._scope, node)
+            self._scope.model.attach(tensor, scaled)
+            return
+        values = constant.array().reshape(change.shape).astype(np.float64)
+        finite = bool(np.isfinite(values).all())
+        for factor in change.factors:
+            values *= factor
+        self._fill(tensor, values, constant.data_type, node, finite)
+
+    def _fill(self, tensor: TensorProto, values: NDArray[np.float64], data_type: int, node: Node, finite: bool = True) -> None:
+        with np.errstate(over="ignore"):
+            raw = dtypes.from_float64(values, data_type)
+        rounded = dtypes.to_float64(raw, data_type)
+        if not np.isfinite(rounded).all():
+            raise HostUnfit(self._scope, node, unfit(node, source_is_finite=finite))
+        for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
+            tensor.ClearField(name)  # type: ignore[arg-type]
+        tensor.raw_data = raw
+
+    # -- stored values -------------------------------------------------------------------------------------------
+
+    def store(self, node: Node, position: int, values: NDArray[np.float64], data_type: int, role: str) -> None:
+        """Make one input these values, in place of what it read before."""
+        constant = self._scope.constants.get(node.input(position))
+        fits = constant is not None and constant.dims == values.shape and constant.data_type == data_type
+        if constant is not None and fits and self._sole(constant, node, position):
+            assert constant.tensor is not None
+            self._fill(constant.tensor, values, data_type, node)
+            return
+        self.inputs[node.index, position] = self.new(node, values, data_type, self._wish(node, constant, role))
+
+    def new(self, node: Node, values: NDArray[np.float64], data_type: int, wish: str) -> str:
+        """Add a new constant and return its name."""
+        tensor = TensorProto(name=self._free.take(wish), data_type=data_type, dims=values.shape)
+        self._fill(tensor, values, data_type, node)
+        self._add(tensor)
+        return tensor.name
+
+    def _wish(self, node: Node, constant: Constant | None, role: str) -> str:
+        """A readable name: the old one marked as folded, or the weight's with the role in place of ``weight``."""
+        if constant is not None:
+            return f"{constant.name}_folded"
+        weight = node.input(1)
+        if weight.endswith("weight"):
+            return f"{weight[: -len('weight')]}{role}"
+        return f"{weight or node.outputs[0]}_{role}"
+
+    # -- where constants live ------------------------------------------------------------------------------------
+
+    def _sole(self, constant: Constant, node: Node, position: int) -> bool:
+        """Whether the stored tensor is read here and nowhere else, so that it can change in place."""
+        if constant.tensor is None or constant.scope is not self._scope:
+            return False
+        readers = self._scope.readers(constant.name)
+        if len(readers) != 1 or readers[0].position == CAPTURE or constant.name in self._scope.output_set:
+            return False
+        return readers[0].node is node and readers[0].position == position
+
+    def _add(self, tensor: TensorProto) -> None:
+        scope = self._scope
+        old_ir = scope.model.proto.ir_version < 4
+        if scope.is_function or (old_ir and scope.parent is not None):
+            constant = NodeProto(op_type="Constant", output=[tensor.name])
+            attribute = constant.attribute.add(name="value", type=4)
+            attribute.t.CopyFrom(tensor)
+            self.new_nodes.append(constant)
+            return
+        scope.graph.initializer.add().CopyFrom(tensor)
+        if old_ir:
+            value = ValueInfoProto(name=tensor.name)
+            value.type.tensor_type.elem_type = tensor.data_type
+            for size in tensor.dims:
+                value.type.tensor_type.shape.dim.add(dim_value=size)
+            scope.graph.input.add().CopyFrom(value)
+
+
+def unfit(node: Node, *, source_is_finite: bool) -> Refusal:
+    """Why a folded weight cannot be written."""
+    if source_is_finite:
+        return Refusal("overflow", f"the folded weight of '{node.label}' does not fit its data type", node.label)
+    return Refusal("not-finite", f"the weight of '{node.label}' holds an infinity or NaN", node.label)
+
+
+def _digest(change: Scaled) -> bytes:
+    digest = hashlib.sha256(repr(change.shape).encode())
+    for factor in change.factors:
+        digest.update(repr(factor.shape).encode())
+        digest.update(np.ascontiguousarray(factor).tobytes())
+    return digest.digest()
