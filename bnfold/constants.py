@@ -29,7 +29,7 @@ EXPRESSION_DEPTH = 64
 """Nested operators above which an expression is not looked into."""
 
 _EXPRESSION_OPS = frozenset(
-    "Abs Add Cast Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log Mul Neg Pow Range"
+    "Abs Add Cast CastLike Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log Mul Neg Pow Range"
     " Reciprocal Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze".split()
 )
 
@@ -129,6 +129,8 @@ def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None
         return None
     if node.op in ("Shape", "Size"):
         return _shape_of(scope, name, node)
+    if node.op == "CastLike":
+        return _cast_like(scope, name, node, depth)
     inputs = []
     for source in node.inputs:
         constant = scope.constants.get(source, depth + 1) if source else None
@@ -168,6 +170,19 @@ def _plain_value(attribute: AttributeProto) -> NDArray[Any] | None:
     if attribute.name == "value_ints":
         return np.array(attribute.ints, np.int64)
     return None
+
+
+def _cast_like(scope: Scope, name: str, node: Node, depth: int) -> Constant | None:
+    """A constant cast to the type of a tensor that need not be constant itself."""
+    constant = scope.constants.get(node.inputs[0], depth + 1)
+    target = scope.shapes.element_type(node.inputs[1])
+    if constant is None or target is None or constant.size > EXPRESSION_LIMIT:
+        return None
+    if target not in dtypes.FLOATS or not constant.floating:
+        return None
+    values = dtypes.from_float64(constant.float64(), target)
+    array = np.frombuffer(values, dtypes.numpy_dtype(target)).reshape(constant.dims)
+    return Constant(scope, name, target, constant.dims, None, node, array)
 
 
 def _shape_of(scope: Scope, name: str, node: Node) -> Constant | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CAPTURE = -1
 _STANDARD = ("", "ai.onnx")
-_READS_NO_VALUES = ("Shape", "Size")
+_READS_NO_VALUES = ("Shape", "Size", "CastLike")
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 __all__ = ["CAPTURE", "Node", "Scope", "Use", "attribute_graphs", "index_model"]
@@ -148,13 +148,13 @@ class Scope:
         return self._readers.get(name, [])
 
     def value_readers(self, name: str) -> list[Use]:
-        """The reads that look at values: ``Shape`` and ``Size`` do not."""
+        """The reads that look at values: ``Shape`` and ``Size`` do not, nor does ``CastLike`` at its pattern."""
         found = self._readers.get(name)
         if not found:
             return []
         if len(found) == 1 and found[0].node.op not in _READS_NO_VALUES:
             return found
-        return [use for use in found if use.node.op not in _READS_NO_VALUES]
+        return [use for use in found if use.node.op not in _READS_NO_VALUES or (use.node.op == "CastLike" and use.position == 0)]
 
     def producer(self, name: str) -> Node | None:
         """The node of this scope that makes the tensor, if there is one."""

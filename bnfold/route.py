@@ -220,8 +220,9 @@ class Walker:
         entry = absorb.BEFORE.get(node.op)
         if entry is not None:
             port = entry(node, position)
-            end = port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
-            return end if isinstance(end, Refusal) else route.ends.append(end)
+            if isinstance(port, Port) or node.op not in carry.FORWARD:
+                end = port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
+                return end if isinstance(end, Refusal) else route.ends.append(end)
         rule = carry.FORWARD.get(node.op)
         step = self._blocked(node) if rule is None else rule(node, position, affine)
         refusal = step if isinstance(step, Refusal) else self._edited(step)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Dim = int | str | None
 Dims = tuple[Dim, ...]
 
-_SAME_AS_FIRST = frozenset(
+SAME_AS_FIRST = frozenset(
     "BatchNormalization Cast Clip CastLike Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity InstanceNormalization LRN LeakyRelu"
     " LogSoftmax Mish Neg PRelu Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu"
     " QuantizeLinear DequantizeLinear LayerNormalization GroupNormalization".split()
@@ -24,7 +24,7 @@ _SAME_AS_FIRST = frozenset(
 _BROADCAST = frozenset("Add Sub Mul Div Pow Sum Max Min Mean".split())
 _WALK_LIMIT = 200
 
-__all__ = ["Dim", "Dims", "Shapes"]
+__all__ = ["SAME_AS_FIRST", "Dim", "Dims", "Shapes"]
 
 
 class Shapes:
@@ -122,8 +122,10 @@ class Shapes:
         source = _shape_source(node)
         if source is not None:
             dims = self._known.get(source)
-            return dims if node.op in _SAME_AS_FIRST else _derived(node, dims)
-        return self._broadcast(node) if node.op in _BROADCAST else _linear(node)
+            return dims if node.op in SAME_AS_FIRST else _derived(node, dims)
+        if node.op in _BROADCAST:
+            return self._broadcast(node)
+        return _reshaped(node) if node.op == "Reshape" else _linear(node)
 
     def _broadcast(self, node: Node) -> Dims | None:
         """A shape with a known rank and numbers where all operands agree; dims of 1 stretch."""
@@ -219,20 +221,39 @@ def _shape_source(node: Node | None) -> str | None:
     """The input whose shape decides the output's, for operators where one does."""
     if node is None or not node.inputs:
         return None
-    follows = node.op in _SAME_AS_FIRST or node.op in _DERIVED
+    follows = node.op in SAME_AS_FIRST or node.op in _DERIVED
     return node.inputs[0] if follows else None
 
 
 def _linear(node: Node) -> Dims | None:
     """What the weight alone tells: a Conv's output has the weight's rank and its number of filters."""
-    weight = node.scope.constants.get(node.input(1)) if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+    weight = node.scope.constants.get(node.input(1)) if node.op in ("Conv", "ConvTranspose", "Gemm") else None
+    if node.op == "MatMul":
+        return _product_dims(node)
     if node.op == "Gemm":
         columns = None if weight is None or len(weight.dims) != 2 else weight.dims[1 - node.integer("transB", 0)]
         return (None, columns)
     if weight is None or len(weight.dims) < 3:
         return None
     channels = weight.dims[0] if node.op == "Conv" else weight.dims[1] * node.integer("group", 1)
-    return (None, channels, *[None] * (len(weight.dims) - 2)) if node.op != "MatMul" else None
+    return (None, channels, *[None] * (len(weight.dims) - 2))
+
+
+def _product_dims(node: Node) -> Dims | None:
+    """A product of stacks of matrices; stacks broadcast."""
+    left, right = (node.scope.shapes.known_dims(name) for name in node.inputs[:2])
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return None
+    rank = max(len(left), len(right)) - 2
+    stack = [_stretch([d[:-2][axis] for d in (left, right) if axis >= -(len(d) - 2)]) for axis in range(-rank, 0)]
+    return (*stack, left[-2], right[-1])
+
+
+def _reshaped(node: Node) -> Dims | None:
+    from bnfold import symbolic
+
+    source = symbolic.dimensions(node.scope, node.inputs[0], node.scope.shapes.known_dims(node.inputs[0]) or ())
+    return symbolic.plain(symbolic.reshaped(node, source or []))
 
 
 def _transposed(node: Node, dims: Dims) -> Dims | None:

@@ -41,6 +41,33 @@ class Output:
     clone_of: DataFile | None = None
 
 
+class _Target:
+    """A file being written; one thread at a time, as the kernel would have them spin for the same inode."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._lock = threading.Lock()
+
+    def put(self, offset: int, data: memoryview) -> None:
+        with self._lock:
+            while data:
+                count = os.pwrite(self.descriptor, data, offset)
+                data = data[count:]
+                offset += count
+
+    def copy(self, source: int, source_offset: int, offset: int, size: int) -> int | None:
+        """Return the bytes copied by the kernel, or None where it cannot copy between these files by itself."""
+        if not hasattr(os, "copy_file_range"):
+            return None
+        try:
+            with self._lock:
+                return os.copy_file_range(source, self.descriptor, size, source_offset, offset)
+        except OSError as error:
+            if error.errno in _NO_KERNEL_COPY:
+                return None
+            raise
+
+
 @dataclass
 class _Step:
     """One piece of work, done by one thread."""
@@ -61,42 +88,42 @@ def write(
     ``progress(done, total)`` is called in this thread with counts of bytes. Raises ``OSError`` when writing fails,
     ``ModelReadError`` when a source does, and ``Unrepresentable`` for a weight that its dtype cannot hold.
     """
-    descriptors: list[int] = []
+    targets: list[_Target] = []
     steps: list[_Step] = []
     try:
         for output in outputs:
-            descriptor = os.open(output.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            descriptors.append(descriptor)
+            target = _Target(output.path)
+            targets.append(target)
             if mode is not None:
-                os.fchmod(descriptor, mode)
-            cloned = output.clone_of is not None and _clone(output.clone_of, descriptor)
-            os.ftruncate(descriptor, output.size)
+                os.fchmod(target.descriptor, mode)
+            cloned = output.clone_of is not None and _clone(output.clone_of, target.descriptor)
+            os.ftruncate(target.descriptor, output.size)
             for offset, part in output.parts:
                 if cloned and isinstance(part, FileBlob) and part.file is output.clone_of and part.offset == offset:
                     continue
-                steps += _steps(descriptor, offset, part)
+                steps += _steps(target, offset, part)
         _Crew(steps, progress).run(threads)
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for target in targets:
+            os.close(target.descriptor)
 
 
-def _steps(descriptor: int, offset: int, part: Buffer | Blob) -> list[_Step]:
+def _steps(target: _Target, offset: int, part: Buffer | Blob) -> list[_Step]:
     """Return the work that puts ``part`` at ``offset``."""
     if isinstance(part, ScaledBlob):
-        return _scaled_steps(descriptor, offset, part)
+        return _scaled_steps(target, offset, part)
     if isinstance(part, FileBlob):
         return [
-            _Step(size, lambda at=at, size=size: _copy(part.file, part.offset + at, descriptor, offset + at, size))  # type: ignore[misc]
+            _Step(size, lambda at=at, size=size: _copy(part.file, part.offset + at, target, offset + at, size))  # type: ignore[misc]
             for at in range(0, part.nbytes, _STEP)
             for size in [min(_STEP, part.nbytes - at)]
         ]
     if isinstance(part, bytes | bytearray | memoryview):
-        return [_Step(len(part), lambda: _put(descriptor, offset, memoryview(part)))]
-    return [_Step(part.nbytes, lambda: _put(descriptor, offset, memoryview(part.read(0, part.nbytes))))]
+        return [_Step(len(part), lambda: target.put(offset, memoryview(part)))]
+    return [_Step(part.nbytes, lambda: target.put(offset, memoryview(part.read(0, part.nbytes))))]
 
 
-def _scaled_steps(descriptor: int, offset: int, blob: ScaledBlob) -> list[_Step]:
+def _scaled_steps(target: _Target, offset: int, blob: ScaledBlob) -> list[_Step]:
     blocks = blob.blocks()
     result = []
     for first in range(0, len(blocks), _BLOCKS):
@@ -104,17 +131,10 @@ def _scaled_steps(descriptor: int, offset: int, blob: ScaledBlob) -> list[_Step]
 
         def run(mine: list[Block] = mine) -> None:
             for block, data in blob.evaluate(mine):
-                _put(descriptor, offset + block.offset, data)
+                target.put(offset + block.offset, data)
 
         result.append(_Step(sum(block.nbytes for block in mine), run))
     return result
-
-
-def _put(descriptor: int, offset: int, data: memoryview) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data = data[count:]
-        offset += count
 
 
 def _clone(source: DataFile, target: int) -> bool:
@@ -133,16 +153,16 @@ def _clone(source: DataFile, target: int) -> bool:
     return True
 
 
-def _copy(source: DataFile, source_offset: int, target: int, target_offset: int, size: int) -> None:
+def _copy(source: DataFile, source_offset: int, target: _Target, target_offset: int, size: int) -> None:
     """Copy ``size`` bytes between files, in the kernel where possible."""
     descriptor, owned = source.descriptor()
     try:
         while size:
-            count = _kernel_copy(descriptor, source_offset, target, target_offset, size)
+            count = target.copy(descriptor, source_offset, target_offset, size)
             if count is None:
                 chunk = memoryview(bytearray(min(size, _COPY_BUFFER)))
                 source.read_into(source_offset, chunk)
-                _put(target, target_offset, chunk)
+                target.put(target_offset, chunk)
                 count = len(chunk)
             if count == 0:
                 raise ModelReadError(f"{printable(source.path)}: became shorter while it was read; run bnfold again")
@@ -150,18 +170,6 @@ def _copy(source: DataFile, source_offset: int, target: int, target_offset: int,
     finally:
         if owned:
             os.close(descriptor)
-
-
-def _kernel_copy(source: int, source_offset: int, target: int, target_offset: int, size: int) -> int | None:
-    """Return the bytes copied, or None where the system cannot copy between these files by itself."""
-    if not hasattr(os, "copy_file_range"):
-        return None
-    try:
-        return os.copy_file_range(source, target, size, source_offset, target_offset)
-    except OSError as error:
-        if error.errno in _NO_KERNEL_COPY:
-            return None
-        raise
 
 
 class _Crew:

@@ -126,7 +126,7 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes,
 @pytest.mark.parametrize("missing", ["no.onnx", "no/such.onnx", "file/x.onnx", "nul\0.onnx", "x" * 300])
 def test_a_missing_file_is_refused(tmp_path: Path, missing: str) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(ModelReadError, match="no such file|cannot be opened"):
+    with pytest.raises(ModelReadError, match=r"no such file|cannot be opened"):
         load(tmp_path / missing)
 
 
@@ -593,7 +593,7 @@ def test_scaled_weights_are_written_inline(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("kernel", [True, False])
 def test_external_data_is_patched_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
     if not kernel:
-        monkeypatch.setattr(streaming, "_kernel_copy", lambda *_: None)
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
     proto = make_model(*(weight(n, seed=i) for i, n in enumerate("abcd")))
     path = save_external(proto, tmp_path / "m.onnx")
     proto = onnx.load(path)
@@ -686,14 +686,19 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
+def open_descriptors() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
 def test_one_file_per_tensor_does_not_run_out_of_descriptors(tmp_path: Path) -> None:
     proto = make_model(*(weight(f"w{i}", 2, 3, seed=i) for i in range(200)))
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
     proto = onnx.load(tmp_path / "m.onnx")
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    before = open_descriptors()
     model = load(tmp_path / "m.onnx")
     if before:
-        assert len(os.listdir("/proc/self/fd")) < before + 100
+        assert open_descriptors() < before + 100
     stage(model, tmp_path / "out.onnx").commit()
     np.testing.assert_array_equal(value(onnx.load(tmp_path / "out.onnx"), "w199"), value(proto, "w199"))
 

@@ -1,4 +1,4 @@
-"""Operators that bring two or more computed tensors together: Add, Sub, Sum, Max, Min, Mul, Div.
+"""Operators that bring two or more computed tensors together: Add, Sub, Sum, Max, Min, Mul, Div, MatMul.
 
 Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a maximum takes the affine on all sides when ``s >= 0``; a product
 takes the scale on one side. Towards consumers: a shift passes an addition, a scale passes a product.
@@ -89,10 +89,54 @@ def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal
     return needs_no_shift(node, placed) or Step(((node.outputs[0], placed),))
 
 
+# -- MatMul of two computed tensors ------------------------------------------------------------------------------------
+
+
+def matmul_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    """A scale of rows goes to the left factor, one of columns to the right factor, a single number to either."""
+    placed = _from_last(node, output, affine)
+    if isinstance(placed, Refusal):
+        return placed
+    blocked = needs_no_shift(node, placed) or _no_matrices(node)
+    if blocked is not None:
+        return blocked
+    left, right = (Step(((name, placed),)) for name in node.inputs)
+    if placed.uniform:
+        return [left, right]
+    if placed.axis in (-1, -2):
+        return [right if placed.axis == -1 else left]
+    return misplaced(node, "multiplies stacks of matrices that are scaled differently")
+
+
+def matmul_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    placed = _from_last(node, node.inputs[position], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    blocked = needs_no_shift(node, placed) or _no_matrices(node)
+    if blocked is not None:
+        return blocked
+    if placed.uniform or placed.axis == (-2, -1)[position]:
+        return Step(((node.outputs[0], placed),))
+    return misplaced(node, "sums over the axis that the channels are on")
+
+
+def _no_matrices(node: Node) -> Refusal | None:
+    """A vector as factor drops an axis, so both need to be matrices."""
+    ranks = [node.scope.shapes.rank(name) for name in node.inputs[:2]]
+    if all(rank is not None and rank >= 2 for rank in ranks):
+        return None
+    return Refusal("shape-unknown", f"the factors of '{node.label}' are not both known to be matrices", node.label)
+
+
 _SUMS, _EXTREMES, _PRODUCTS = ("Add", "Sub", "Sum"), ("Max", "Min"), ("Mul", "Div")
 BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(_SUMS, sum_backward),
     **dict.fromkeys(_EXTREMES, extreme_backward),
     **dict.fromkeys(_PRODUCTS, product_backward),
+    "MatMul": matmul_backward,
 }
-FORWARD: dict[str, Forward] = {**dict.fromkeys(_SUMS, sum_forward), **dict.fromkeys(_PRODUCTS, product_forward)}
+FORWARD: dict[str, Forward] = {
+    **dict.fromkeys(_SUMS, sum_forward),
+    **dict.fromkeys(_PRODUCTS, product_forward),
+    "MatMul": matmul_forward,
+}

@@ -18,7 +18,7 @@ def _blocked(node: Node, affine: Affine) -> Refusal | None:
         return needs_no_shift(node, affine) or needs_no_sign(node, affine)
     if node.op == "Dropout":
         return _dropout(node)
-    return _cast(node) if node.op == "Cast" else None
+    return _cast(node) if node.op in ("Cast", "CastLike") else None
 
 
 def _dropout(node: Node) -> Refusal | None:
@@ -35,9 +35,11 @@ def _dropout(node: Node) -> Refusal | None:
 
 def _cast(node: Node) -> Refusal | None:
     """A cast to the type the tensor already has."""
-    if node.scope.shapes.element_type(node.inputs[0]) == node.integer("to", 0):
+    shapes = node.scope.shapes
+    target = node.integer("to", 0) if node.op == "Cast" else shapes.element_type(node.inputs[1])
+    if target is not None and shapes.element_type(node.inputs[0]) == target:
         return None
-    return Refusal("blocked", f"Cast '{node.label}' changes the element type", node.label, lasting=True)
+    return Refusal("blocked", f"{node.op} '{node.label}' changes the element type", node.label, lasting=True)
 
 
 def backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
@@ -52,6 +54,6 @@ def forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     return _blocked(node, affine) or Step(((node.outputs[0], affine),))
 
 
-_OPERATORS = ("Identity", "Dropout", "Cast", "Relu", "LeakyRelu", "PRelu", "Abs")
+_OPERATORS = ("Identity", "Dropout", "Cast", "CastLike", "Relu", "LeakyRelu", "PRelu", "Abs")
 BACKWARD: dict[str, Backward] = dict.fromkeys(_OPERATORS, backward)
 FORWARD: dict[str, Forward] = dict.fromkeys(_OPERATORS, forward)

@@ -8,91 +8,40 @@ channels, each ``k`` times.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-
 import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.carry.step import Backward, Forward, Step, misplaced
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
-from bnfold.shapes import Dims
+from bnfold.symbolic import ONE, Monomial, Shape, dimensions, product, reshaped
 
-__all__ = ["BACKWARD", "FORWARD", "Monomial", "move"]
-
-
-@dataclass(frozen=True, slots=True)
-class Monomial:
-    """``number * name * name * ...``; names sorted, repeated for powers."""
-
-    number: int = 1
-    names: tuple[str, ...] = ()
-
-    def __mul__(self, other: Monomial) -> Monomial:
-        return Monomial(self.number * other.number, tuple(sorted(self.names + other.names)))
-
-    def over(self, other: Monomial) -> Monomial | None:
-        """The exact quotient, or None when it is no monomial."""
-        left = Counter(self.names)
-        left.subtract(other.names)
-        if other.number == 0 or self.number % other.number or min(left.values(), default=0) < 0:
-            return None
-        return Monomial(self.number // other.number, tuple(sorted(left.elements())))
-
-
-ONE = Monomial()
-Shape = list[Monomial]
-
-
-def _product(dims: Shape) -> Monomial:
-    total = ONE
-    for d in dims:
-        total = total * d
-    return total
-
-
-def _monomials(dims: Dims, tag: str) -> Shape:
-    """Numbers and names as they are; an unknown dimension gets a name nothing else has."""
-    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d or f"?{tag}{i}",)) for i, d in enumerate(dims)]
+__all__ = ["BACKWARD", "FORWARD", "move"]
 
 
 def shapes_of(node: Node) -> tuple[Shape, Shape] | None:
     """Input and output dimensions as monomials over shared names, or None when a rank is unknown."""
-    dims = node.scope.shapes.dims(node.inputs[0])
-    if dims is None:
+    source = dimensions(node.scope, node.inputs[0])
+    if source is None:
         return None
-    source = _monomials(dims, node.inputs[0])
     if node.op == "Flatten":
         axis = node.integer("axis", 1)
         axis = axis + len(source) if axis < 0 else axis
-        return source, [_product(source[:axis]), _product(source[axis:])]
-    target = _target(node, source)
+        return source, [product(source[:axis]), product(source[axis:])]
+    target = reshaped(node, source) or _inferred(node, source)
     return None if target is None else (source, target)
 
 
-def _target(node: Node, source: Shape) -> Shape | None:
-    """The output dimensions of a Reshape: 0 copies, -1 takes what is left, names come from shape inference."""
-    wanted: list[int] | None = node.integers("shape")
-    constant = node.scope.constants.get(node.input(1))
-    if constant is not None:
-        wanted = [int(v) for v in constant.array().ravel()]
-    if wanted is None:
-        dims = node.scope.shapes.dims(node.outputs[0])
-        if dims is None:
-            return None
-        target = _monomials(dims, node.outputs[0])
-        unknown = [i for i, d in enumerate(dims) if d is None]
-    else:
-        copies = not node.integer("allowzero", 0)
-        if copies and any(w == 0 and i >= len(source) for i, w in enumerate(wanted)):
-            return None
-        target = [source[i] if w == 0 and copies else Monomial(w) for i, w in enumerate(wanted)]
-        unknown = [i for i, w in enumerate(wanted) if w == -1]
+def _inferred(node: Node, source: Shape) -> Shape | None:
+    """The output dimensions as shape inference has them; a single unknown one follows from the rest."""
+    dims = node.scope.shapes.dims(node.outputs[0])
+    target = None if dims is None else dimensions(node.scope, node.outputs[0], dims)
+    if dims is None or target is None:
+        return None
+    unknown = [i for i, d in enumerate(dims) if d is None]
     if len(unknown) == 1:
-        rest = _product([d for i, d in enumerate(target) if i != unknown[0]])
-        left = _product(source).over(rest)
-        target[unknown[0]] = left if left is not None else Monomial(1, (f"?{node.outputs[0]}:rest",))
+        left = product(source).over(product([d for i, d in enumerate(target) if i != unknown[0]]))
+        target[unknown[0]] = left if left is not None else target[unknown[0]]
     return target
 
 
@@ -100,13 +49,13 @@ def move(source: Shape, target: Shape, affine: Affine) -> Affine | None:
     """The affine on ``source[affine.axis]``, as it reads on one axis of ``target``; None when it does on no single axis."""
     if affine.uniform:
         return affine
-    channels, front = affine.scale.size, _product(source[: affine.axis])
+    channels, front = affine.scale.size, product(source[: affine.axis])
     if source[affine.axis] != Monomial(channels):
         return None
     for axis, size in enumerate(target):
         if size == ONE:
             continue
-        moved = _onto(affine, front, _product(target[:axis]), size, axis)
+        moved = _onto(affine, front, product(target[:axis]), size, axis)
         if moved is not None:
             return moved
     return None

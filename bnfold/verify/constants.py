@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from bnfold.errors import RuntimeMissingError
 from bnfold.runtime import open_reference, open_session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from bnfold.verify.source import Source
@@ -69,18 +72,37 @@ class ConstantValues:
             return None
         return next((a.t for a in node.proto.attribute if a.name == "value"), None)
 
+    def prepare(self, wanted: Iterable[tuple[View, str]]) -> None:
+        """Evaluate expressions of the main graph that will be asked for, all in one session."""
+        keys = [name for view, name in wanted if not view.path and self._stored(view, name) is None]
+        keys = [name for name in dict.fromkeys(keys) if ("", name) not in self._evaluated]
+        view = next((view for view, _ in wanted if not view.path), None)
+        if len(keys) > 1 and view is not None:
+            with contextlib.suppress(RuntimeMissingError):  # one by one then, with the reference evaluator
+                self._run(view, keys, reference=False)
+
+    def forget(self) -> None:
+        """Drop the values of expressions."""
+        self._evaluated.clear()
+
     def _evaluate(self, view: View, name: str) -> None:
-        """Run the expression that makes a constant, in its own types."""
+        try:
+            self._run(view, [name], reference=False)
+        except RuntimeMissingError:
+            self._run(view, [name], reference=True)
+
+    def _run(self, view: View, names: list[str], *, reference: bool) -> None:
+        """Run the expressions that make some constants, in their own types."""
         proto = ModelProto(ir_version=max(self.source.ir_version, 4))
         proto.opset_import.extend(self.source.proto.opset_import)
         proto.graph.name = "constant"
-        proto.graph.output.add(name=name)
-        self._collect(view, name, proto, set())
-        try:
-            value = open_session(proto).run({})[name]
-        except RuntimeMissingError:
-            value = open_reference(proto).run({})[name]
-        self._evaluated[(view.path, name)] = np.asarray(value)
+        seen: set[str] = set()
+        for name in names:
+            proto.graph.output.add(name=name)
+            self._collect(view, name, proto, seen)
+        session = open_reference(proto) if reference else open_session(proto)
+        for name, value in session.run({}).items():
+            self._evaluated[(view.path, name)] = np.asarray(value)
 
     def _collect(self, view: View, name: str, proto: ModelProto, seen: set[str]) -> None:
         """Append what makes a constant, in an order that can be run."""

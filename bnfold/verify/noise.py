@@ -13,6 +13,13 @@ __all__ = ["EPSILON", "half_ulp_away", "is_float", "one_ulp_away", "widened"]
 
 #: Spacing of the numbers just above one, by dtype name.
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+# integer type of the same size, all bits but the sign, and the bits of the largest finite number
+_BITS: dict[str, tuple[Any, int, int]] = {
+    "float64": (np.int64, 0x7FFFFFFFFFFFFFFF, 0x7FEFFFFFFFFFFFFF),
+    "float32": (np.int32, 0x7FFFFFFF, 0x7F7FFFFF),
+    "float16": (np.int16, 0x7FFF, 0x7BFF),
+    "bfloat16": (np.int16, 0x7FFF, 0x7F7F),
+}
 _NARROW = ("float16", "bfloat16")
 _PATTERN = 1 << 20  # signs are drawn once and repeated: their period is far longer than any dot product
 
@@ -31,17 +38,16 @@ def widened(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def one_ulp_away(array: NDArray[Any], seed: int) -> NDArray[Any]:
-    """Every element moved to a neighbour in its own float type, up or down by chance; zeros, NaN and infinities stay."""
+    """Every element moved to a neighbour in its own float type, up or down by chance.
+
+    Zeros, NaN, infinities and the largest finite numbers stay.
+    """
     if not is_float(array) or not array.size:
         return array
-    name = array.dtype.name
-    kind = np.dtype({"float64": np.int64, "float32": np.int32}.get(name, np.int16))
+    kind, everything, largest = _BITS[array.dtype.name]
     bits = np.ascontiguousarray(array).view(kind)
-    magnitude = bits & kind.type(np.iinfo(kind).max)
-    largest = kind.type({"float16": 0x7BFF, "bfloat16": 0x7F7F}.get(name, np.iinfo(kind).max))
-    if name in ("float32", "float64"):
-        largest = np.array(np.finfo(array.dtype).max).view(kind)[()]
-    moves = (magnitude != 0) & (magnitude < largest)
+    magnitude = bits & kind(everything)
+    moves = (magnitude != 0) & (magnitude < kind(largest))
     moved = bits + _signs(array.size, seed).astype(kind).reshape(bits.shape) * moves
     return np.asarray(moved.astype(kind)).view(array.dtype)
 

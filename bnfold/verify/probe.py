@@ -24,7 +24,7 @@ from bnfold.verify import noise
 from bnfold.verify.view import bodies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,7 +50,6 @@ _STEERING = {
     "QuantizeLinear": (1, 2),
     "Dropout": (1, 2),
 }
-Change = "Callable[[NDArray[Any], int], NDArray[Any]]"
 
 
 @dataclass(slots=True)
@@ -62,13 +61,21 @@ class Probe:
         external: their values.
         inputs: input name for each frontier tensor.
         outputs: for each site, the output names of the copies by letter.
-        nbytes: bytes of all constants.
     """
 
     proto: ModelProto
     external: dict[str, NDArray[Any]] = field(default_factory=dict)
     inputs: dict[Key, str] = field(default_factory=dict)
     outputs: list[dict[str, str]] = field(default_factory=list)
+
+    def inline(self) -> ModelProto:
+        """The model with all constants inside, for the reference evaluator."""
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.external:
+                tensor.CopyFrom(numpy_helper.from_array(self.external[tensor.name], tensor.name))
+        return proto
 
 
 def build(
@@ -101,7 +108,9 @@ def build(
             copies["q"] = (site.folded, values[1], _half_ulp)
         outputs = {}
         for letter, (region, constants, change) in copies.items():
-            outputs[letter] = _Emitter(probe, region, constants, f"{letter}{number}/", change, seed + number).emit()
+            outputs[letter] = _Emitter(
+                probe, region, constants, prefix=f"{letter}{number}/", change=change, seed=seed + number
+            ).emit()
             proto.graph.output.add(name=outputs[letter])
         probe.outputs.append(outputs)
     return probe
@@ -148,7 +157,7 @@ class _Emitter:
     """Writes one copy of one region into the probe."""
 
     def __init__(
-        self, probe: Probe, region: Region, values: ConstantValues, prefix: str, change: Any, seed: int
+        self, probe: Probe, region: Region, values: ConstantValues, *, prefix: str, change: Any, seed: int
     ) -> None:
         self.probe, self.region, self.values = probe, region, values
         self.prefix, self.change, self.seed = prefix, change, seed
@@ -182,20 +191,36 @@ class _Emitter:
                     proto.output[position] = self._own((node.view.path, name))
             widen_attributes(proto)
             for body, (_, graph) in zip(node.bodies, bodies(proto), strict=True):
-                self._rename_body(body, graph)
+                self._body(body, graph, frozenset())
         return self._own(self.region.target)
 
-    def _rename_body(self, view: View, graph: Any) -> None:
-        """Give the captured tensors of a body their names in the probe; its own names stay."""
+    def _body(self, view: View, graph: Any, inner: frozenset[str]) -> None:
+        """Give the captured tensors of a body their names in the probe, and its constants their values."""
+        inner = inner | {view.path}
+        for tensor in graph.initializer:
+            array = self.values.source.array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(self.change(array, self.seed), tensor.name))
+        for value in (*graph.input, *graph.output):
+            if value.type.tensor_type.elem_type in _WIDENED:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        del graph.value_info[:]
         for node, proto in zip(view.nodes, graph.node, strict=True):
             for position, name in enumerate(proto.input):
-                if name and not _is_inside(view, name, self.region):
-                    proto.input[position] = self._name(view, name)
-            for inner, (_, body) in zip(node.bodies, bodies(proto), strict=True):
-                self._rename_body(inner, body)
+                if name:
+                    proto.input[position] = self._inner_name(view, name, inner)
+            for attribute in proto.attribute:
+                if attribute.HasField("t"):
+                    array = self.values.source.array(attribute.t)
+                    attribute.t.CopyFrom(numpy_helper.from_array(array, attribute.t.name))
+            widen_attributes(proto)
+            for body, (_, below) in zip(node.bodies, bodies(proto), strict=True):
+                self._body(body, below, inner)
         for value in graph.output:
-            if not _is_inside(view, value.name, self.region):
-                value.name = self._name(view, value.name)
+            value.name = self._inner_name(view, value.name, inner)
+
+    def _inner_name(self, view: View, name: str, inner: frozenset[str]) -> str:
+        home = view.home(name)
+        return name if home is None or home.path in inner else self._name(view, name)
 
     def _key(self, view: View, name: str) -> Key:
         home = view.home(name)
@@ -234,15 +259,6 @@ class _Emitter:
         return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
-def _is_inside(view: View, name: str, region: Region) -> bool:
-    """Whether a name that a body uses is defined in the body itself or in a body around it that is copied with it."""
-    home = view.home(name)
-    if home is None:
-        return True
-    outermost = {node.view.path for node in region.nodes}
-    return home.path not in outermost and home.path != "" and not any(n.view.path == home.path for n in region.nodes)
-
-
 def widen_attributes(proto: Any) -> None:
     """Let a node make float32 wherever it would make another float type."""
     for attribute in proto.attribute:
@@ -250,6 +266,3 @@ def widen_attributes(proto: Any) -> None:
             attribute.i = TensorProto.FLOAT
         if attribute.HasField("t") and attribute.t.data_type in _WIDENED:
             attribute.t.CopyFrom(numpy_helper.from_array(noise.widened(numpy_helper.to_array(attribute.t))))
-        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-            for node in graph.node:
-                widen_attributes(node)

@@ -14,12 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bnfold.verify.view import View, ViewNode
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bnfold.verify.source import Source
+    from bnfold.verify.view import View, ViewNode
 
 __all__ = ["Key", "Pairing", "Region", "Site", "pair"]
 
@@ -199,7 +198,8 @@ class _Pairer:
         if not x.bodies:
             return True
         kept = len(self.result.sites), len(self.result.open), self.result.complete, self.result.identical
-        if all([self._pair(body, other) for body, other in zip(x.bodies, y.bodies, strict=True)]):
+        covered = [self._pair(body, other) for body, other in zip(x.bodies, y.bodies, strict=True)]
+        if all(covered):
             return True
         sites, missed, self.result.complete, self.result.identical = kept  # the node as a whole is the site then
         del self.result.sites[sites:], self.result.open[missed:]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from bnfold.verify.view import View
+
 __all__ = ["SHAPE_OF", "Source"]
 
 SHAPE_OF = "bnfold/shape of/"  # prefix of the outputs that hold shapes
@@ -58,6 +60,12 @@ class Source:
         """Bytes of a tensor of this model."""
         blob = self.model.blob(tensor)
         return blob.nbytes if blob is not None else tensor.ByteSize()
+
+    def constant_bytes(self, view: View, name: str) -> int:
+        """Bytes of a stored constant; 0 for one that is computed."""
+        home = view.home(name)
+        tensor = home.initializers.get(name) if home is not None else None
+        return 0 if tensor is None else self.nbytes(tensor)
 
     def same(self, tensor: onnx.TensorProto, other: Source, theirs: onnx.TensorProto) -> bool:
         """Whether two tensors have the same type, shape and bits, whatever their names."""
@@ -116,7 +124,7 @@ class Source:
         return open_reference(proto)
 
     def _folder(self) -> str | None:
-        return None if self.model.path is None else os.path.dirname(os.path.abspath(self.model.path))
+        return None if self.model.path is None else str(Path(self.model.path).absolute().parent)
 
     def _for_session(self) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
         """A copy of the skeleton that onnxruntime can read, and the values it cannot find in files."""

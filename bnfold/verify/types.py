@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bnfold.verify.sites import Key
 from bnfold.verify.view import View
 
 if TYPE_CHECKING:
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from bnfold.verify.sites import Key
     from bnfold.verify.source import Source
 
 __all__ = ["TensorType", "tensor_types"]

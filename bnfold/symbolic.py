@@ -1,0 +1,187 @@
+"""Shape arithmetic with names: what a ``Shape``-``Gather``-``Concat`` subgraph computes, as far as it can be proven.
+
+Exporters write ``x.view(x.size(0), -1)`` as a handful of nodes that compute the new shape at run time. Followed with monomials,
+numbers times names, they tell where axes go without knowing a single size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bnfold.shapes import SAME_AS_FIRST
+
+if TYPE_CHECKING:
+    from bnfold.graph import Node, Scope
+    from bnfold.shapes import Dims
+
+__all__ = ["ONE", "Monomial", "Shape", "dimensions", "plain", "product", "reshaped", "values"]
+
+_DEPTH = 40
+_LONGEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Monomial:
+    """``number * name * name * ...``; names sorted, repeated for powers."""
+
+    number: int = 1
+    names: tuple[str, ...] = ()
+
+    def __mul__(self, other: Monomial) -> Monomial:
+        return Monomial(self.number * other.number, tuple(sorted(self.names + other.names)))
+
+    def over(self, other: Monomial) -> Monomial | None:
+        """The exact quotient, or None when it is no monomial."""
+        left = Counter(self.names)
+        left.subtract(other.names)
+        if other.number == 0 or self.number % other.number or min(left.values(), default=0) < 0:
+            return None
+        return Monomial(self.number // other.number, tuple(sorted(left.elements())))
+
+    @property
+    def value(self) -> int | None:
+        """The number, when no name is left."""
+        return None if self.names else self.number
+
+
+ONE = Monomial()
+Shape = list[Monomial]
+
+
+def product(dims: Shape) -> Monomial:
+    total = ONE
+    for d in dims:
+        total = total * d
+    return total
+
+
+def dimensions(scope: Scope, tensor: str, dims: Dims | None = None) -> Shape | None:
+    """A tensor's dimensions; unknown ones are named after the tensor that first has them, so copies share the name."""
+    found = scope.shapes.dims(tensor) if dims is None else dims
+    if found is None:
+        return None
+    origin = tensor
+    for _ in range(_DEPTH):
+        node = scope.producer(origin)
+        if node is None or node.op not in SAME_AS_FIRST:
+            break
+        origin = node.inputs[0]
+    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d or f"?{origin}:{i}",)) for i, d in enumerate(found)]
+
+
+def reshaped(node: Node, source: Shape) -> Shape | None:
+    """The output dimensions of a Reshape: 0 copies, -1 takes what is left; None when that is not known."""
+    listed = node.integers("shape")
+    wanted = [Monomial(w) for w in listed] if listed is not None else values(node.scope, node.input(1))
+    if wanted is None:
+        return None
+    copies = not node.integer("allowzero", 0)
+    zeros = [i for i, w in enumerate(wanted) if w.value == 0]
+    if copies and any(i >= len(source) for i in zeros):
+        return None
+    target = [source[i] if copies and i in zeros else w for i, w in enumerate(wanted)]
+    open_axes = [i for i, w in enumerate(wanted) if w.value == -1]
+    if any(w.number < 0 for i, w in enumerate(target) if i not in open_axes) or len(open_axes) > 1:
+        return None
+    for i in open_axes:
+        left = product(source).over(product([d for j, d in enumerate(target) if j != i]))
+        target[i] = left if left is not None else Monomial(1, (f"?{node.outputs[0]}:rest",))
+    return target
+
+
+def values(scope: Scope, name: str, depth: int = 0) -> Shape | None:
+    """The integers in a small tensor, or None when they cannot be followed."""
+    constant = scope.constants.get(name)
+    if constant is not None:
+        if constant.floating or constant.size > _LONGEST or len(constant.dims) > 1:
+            return None
+        return [Monomial(int(v)) for v in constant.array().ravel()]
+    node = scope.producer(name)
+    if node is None or depth > _DEPTH:
+        return None
+    rule = _RULES.get(node.op)
+    return None if rule is None else rule(node, depth + 1)
+
+
+def _shape(node: Node, depth: int) -> Shape | None:
+    dims = dimensions(node.scope, node.inputs[0])
+    if dims is None:
+        return None
+    return dims[slice(node.integer("start", 0), node.integer("end", len(dims)))]
+
+
+def _same(node: Node, depth: int) -> Shape | None:
+    return values(node.scope, node.inputs[0], depth)
+
+
+def _concat(node: Node, depth: int) -> Shape | None:
+    parts = [values(node.scope, name, depth) for name in node.inputs]
+    return None if any(p is None for p in parts) else [m for part in parts if part is not None for m in part]
+
+
+def _gather(node: Node, depth: int) -> Shape | None:
+    source, picked = values(node.scope, node.inputs[0], depth), values(node.scope, node.inputs[1], depth)
+    if source is None or picked is None or node.integer("axis", 0) != 0:
+        return None
+    indices = [p.value for p in picked]
+    if any(i is None or not -len(source) <= i < len(source) for i in indices):
+        return None
+    return [source[i] for i in indices if i is not None]
+
+
+def _slice(node: Node, depth: int) -> Shape | None:
+    source = values(node.scope, node.inputs[0], depth)
+    bounds: list[int] = []
+    for position, attribute in ((1, "starts"), (2, "ends")):
+        listed = node.integers(attribute)
+        found = [Monomial(v) for v in listed] if listed is not None else values(node.scope, node.input(position), depth)
+        if found is None or len(found) != 1 or found[0].value is None:
+            return None
+        bounds.append(found[0].value)
+    step = values(node.scope, node.input(4), depth) if node.input(4) else [ONE]
+    if source is None or step != [ONE]:
+        return None
+    return source[bounds[0] : bounds[1]]
+
+
+def _multiply(node: Node, depth: int) -> Shape | None:
+    sides = [values(node.scope, name, depth) for name in node.inputs]
+    if sides[0] is None or sides[1] is None or len(sides[0]) != len(sides[1]):
+        return None
+    if node.op == "Mul":
+        return [a * b for a, b in zip(sides[0], sides[1], strict=True)]
+    quotients = [a.over(b) for a, b in zip(sides[0], sides[1], strict=True)]
+    return None if any(q is None for q in quotients) else [q for q in quotients if q is not None]
+
+
+def _product(node: Node, depth: int) -> Shape | None:
+    source = values(node.scope, node.inputs[0], depth)
+    return None if source is None else [product(source)]
+
+
+_RULES = {
+    "Shape": _shape,
+    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), _same),
+    "Concat": _concat,
+    "Gather": _gather,
+    "Slice": _slice,
+    **dict.fromkeys(("Mul", "Div"), _multiply),
+    "ReduceProd": _product,
+}
+
+
+def plain(shape: Shape | None) -> Dims | None:
+    """Monomials as dimensions: numbers and single names; anything else is not known."""
+    if shape is None:
+        return None
+    return tuple(_plain(m) for m in shape)
+
+
+def _plain(m: Monomial) -> int | str | None:
+    if m.value is not None:
+        return m.value
+    single = m.number == 1 and len(m.names) == 1 and not m.names[0].startswith("?")
+    return m.names[0] if single else None
+

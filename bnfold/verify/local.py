@@ -1,0 +1,255 @@
+"""Checks sites one by one: the piece alone, in both versions, on random activations.
+
+Everything that enters a site is drawn afresh from N(0, 1), so no channel is dead, no error of another site arrives,
+and nothing that comes after can hide an error. Three draws tell scales and shifts apart: zeros (what comes out is the
+shift alone), N(0, 1), and N(0, 1)·1024 (next to which any shift vanishes).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnfold.errors import RuntimeMissingError
+from bnfold.runtime import Session, open_reference, open_session
+from bnfold.verify import shaping
+from bnfold.verify.channels import ChannelErrors, compare_channels
+from bnfold.verify.constants import ConstantValues
+from bnfold.verify.probe import Probe, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from bnfold.verify.options import Clock, VerifyOptions
+    from bnfold.verify.sites import Key, Site
+    from bnfold.verify.source import Source
+    from bnfold.verify.types import TensorType
+
+__all__ = ["LocalChecker", "LocalResult"]
+
+_CONSTANT_BYTES = 64 << 20  # constants per probe; up to four copies of them are in memory
+_ACTIVATION_BYTES = 64 << 20
+_SITES = 128
+_DRAWS = (("zeros", 0.0), ("normal", 1.0), ("large", 1024.0))
+_FEW = 16  # samples per channel below which more draws are made
+_MOST_DRAWS = 8
+_BLIND = 0.05  # a tolerance above this fraction of a channel's spread sees nothing
+
+
+@dataclass(frozen=True, slots=True)
+class LocalResult:
+    """The worst channel of one site; fields as in :class:`~bnfold.verify.report.SiteResult`."""
+
+    verdict: str
+    channel: int
+    channels: int
+    error: float | None
+    error_abs: float
+    tolerance: float
+    noise: float
+    spread: float
+    ratio: float
+    note: str = ""
+
+
+class LocalChecker:
+    """Checks sites of two models; see the module's docstring."""
+
+    def __init__(self, original: Source, folded: Source, options: VerifyOptions, clock: Clock) -> None:
+        self.values = (ConstantValues(original), ConstantValues(folded))
+        self.options, self.clock = options, clock
+        self.evaluators: set[str] = set()
+        self.failures: dict[Key, str] = {}
+
+    def check(
+        self,
+        sites: Sequence[Site],
+        types: Mapping[Key, TensorType],
+        known: Mapping[Key, NDArray[Any]],
+    ) -> dict[Key, LocalResult]:
+        """Check all sites that can be run and for which there is time; the reasons of the rest are in ``failures``.
+
+        Args:
+            sites: what to check.
+            types: element types and shapes of the tensors that enter.
+            known: values of those that are no floats, or that steer an operator.
+        """
+        results: dict[Key, LocalResult] = {}
+        for done, batch in self._batches(sites):
+            if self.clock.over():
+                self.failures.update({site.key: "the budget was used up" for site in batch})
+                continue
+            self.clock.tell("checking sites", done / max(len(sites), 1))
+            for values, side in zip(self.values, ("original", "folded"), strict=True):
+                values.prepare([c for site in batch for c in getattr(site, side).constants])
+            self._check(batch, types, known, results)
+            for values in self.values:
+                values.forget()
+        return results
+
+    def _batches(self, sites: Sequence[Site]) -> Iterator[tuple[int, list[Site]]]:
+        batch: list[Site] = []
+        total = start = 0
+        for number, site in enumerate(sites):
+            size = sum(self.values[0].source.constant_bytes(view, name) for view, name in site.original.constants)
+            if batch and (total + size > _CONSTANT_BYTES or len(batch) >= _SITES):
+                yield start, batch
+                batch, total, start = [], 0, number
+            batch.append(site)
+            total += size
+        if batch:
+            yield start, batch
+
+    def _check(
+        self,
+        batch: Sequence[Site],
+        types: Mapping[Key, TensorType],
+        known: Mapping[Key, NDArray[Any]],
+        results: dict[Key, LocalResult],
+    ) -> None:
+        """Check a batch; when it cannot be run as a whole, its halves."""
+        reason = ""
+        for small in (True, False):
+            shapes = shaping.frontier_shapes(batch, types, small=small)
+            if shapes is None:
+                reason = "the shape of what enters is not known"
+                continue
+            try:
+                results.update(self._run(batch, types, known, shapes))
+                return
+            except RuntimeMissingError as error:
+                reason = str(error)
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._check(batch[:middle], types, known, results)
+            self._check(batch[middle:], types, known, results)
+            return
+        self.failures[batch[0].key] = reason
+
+    def _run(
+        self,
+        batch: Sequence[Site],
+        types: Mapping[Key, TensorType],
+        known: Mapping[Key, NDArray[Any]],
+        shapes: Mapping[Key, tuple[int, ...]],
+    ) -> dict[Key, LocalResult]:
+        probe = build(batch, self.values, types, seed=self.options.seed)
+        session = self._open(probe, single=len(batch) == 1)
+        worst: dict[Key, LocalResult] = {}
+        for draw, (kind, factor) in enumerate(_draws(batch, shapes)):
+            feeds = self._feeds(probe, types, known, shapes, factor, draw)
+            arrays = session.run(feeds)
+            for site, outputs in zip(batch, probe.outputs, strict=True):
+                copies = {letter: np.asarray(arrays[name]) for letter, name in outputs.items()}
+                found = self._judge(site, copies, kind)
+                worst[site.key] = _worse(worst.get(site.key), found)
+        self.evaluators.add(session.evaluator)
+        return worst
+
+    def _open(self, probe: Probe, *, single: bool) -> Session:
+        try:
+            return open_session(
+                probe.proto,
+                provider=self.options.provider,
+                threads=self.options.threads,
+                external=probe.external,
+            )
+        except RuntimeMissingError:
+            if not single:
+                raise
+            return open_reference(probe.inline())
+
+    def _feeds(
+        self,
+        probe: Probe,
+        types: Mapping[Key, TensorType],
+        known: Mapping[Key, NDArray[Any]],
+        shapes: Mapping[Key, tuple[int, ...]],
+        factor: float,
+        draw: int,
+    ) -> dict[str, NDArray[Any]]:
+        feeds: dict[str, NDArray[Any]] = {}
+        for key, name in probe.inputs.items():
+            if key in known:
+                value = known[key]
+                feeds[name] = value.astype(np.float32) if value.dtype.kind == "f" else value
+                continue
+            data_type = types.get(key, (1, None))[0]
+            if key not in shapes or data_type not in shaping.FLOATS:
+                raise RuntimeMissingError(f"the values of {key[1]} are not known")
+            stream = (self.options.seed, zlib.crc32("/".join(key).encode()), draw)
+            random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream)))
+            feeds[name] = _normal(random, shapes[key]) * np.float32(factor)
+        return feeds
+
+    def _judge(self, site: Site, copies: Mapping[str, NDArray[Any]], kind: str) -> LocalResult:
+        a = copies["a"]
+        if a.shape != copies["b"].shape or a.dtype != copies["b"].dtype:
+            note = f"shape {a.shape} became {copies['b'].shape}"
+            return LocalResult("different", 0, 0, None, 0.0, 0.0, 0.0, 0.0, np.inf, note)
+        if a.dtype.kind != "f":
+            wrong = int(np.count_nonzero(a != copies["b"]))
+            verdict = "different" if wrong else "equal"
+            return LocalResult(verdict, 0, 1, None, float(wrong), 0.0, 0.0, 0.0, np.inf if wrong else 0.0)
+        worst: LocalResult | None = None
+        for axis in shaping.channel_axes(site, a.ndim):
+            channels = a.shape[axis] if a.ndim else 1
+            amount = shaping.terms(site.original, self.values[0], channels)
+            errors = compare_channels(copies, axis, terms=amount)
+            worst = _worse(worst, summarise(errors, kind))
+        return worst if worst is not None else LocalResult("inconclusive", 0, 0, None, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def summarise(errors: ChannelErrors, kind: str) -> LocalResult:
+    """Reduce the channels of one draw to the worst one."""
+    channels = len(errors.ratio)
+    if not channels or not errors.size.size:
+        return LocalResult("inconclusive", 0, 0, None, 0.0, 0.0, 0.0, 0.0, 0.0, "it has no elements")
+    worst = int(np.argmax(errors.ratio))
+    spread = float(errors.spread[worst])
+    blind = (errors.tolerance > _BLIND * errors.spread) & (errors.spread > 0)
+    note, verdict = "", "different" if errors.ratio[worst] > 1 else "equal"
+    if kind == "large" and verdict == "equal" and blind.all() and blind.size:
+        verdict, note = "inconclusive", "rounding alone moves the original as much as a wrong fold would"
+    return LocalResult(
+        verdict=verdict,
+        channel=worst,
+        channels=channels,
+        error=float(errors.error[worst]) / spread if spread > 0 else None,
+        error_abs=float(errors.error[worst]),
+        tolerance=float(errors.tolerance[worst]),
+        noise=float(errors.noise[worst]),
+        spread=spread,
+        ratio=float(errors.ratio[worst]),
+        note=note,
+    )
+
+
+_ORDER = {"equal": 0, "inconclusive": 1, "different": 2}
+
+
+def _worse(first: LocalResult | None, second: LocalResult) -> LocalResult:
+    if first is None:
+        return second
+    return max(first, second, key=lambda r: (_ORDER[r.verdict], r.ratio))
+
+
+def _draws(batch: Sequence[Site], shapes: Mapping[Key, tuple[int, ...]]) -> list[tuple[str, float]]:
+    """The draws to make: more of them where a tensor has few samples per channel."""
+    fewest = _FEW
+    for site in batch:
+        for key in site.frontier():
+            shape = shapes.get(key, ())
+            if len(shape) > 1 and shape[1]:
+                fewest = min(fewest, max(1, int(np.prod(shape)) // shape[1]))
+    more = min(_MOST_DRAWS, -(-_FEW // fewest)) - 1
+    return [*_DRAWS, *(("normal", 1.0) for _ in range(more))]
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.asarray(random.standard_normal(shape, np.float32))
