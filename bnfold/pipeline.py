@@ -133,7 +133,7 @@ def fold_file(
         return folding, staged.model_path
 
     try:
-        folding, _, proof, withdrawn = _proven(attempt, name, options)
+        folding, _, proof, withdrawn = _proven(attempt, name if options.verify else None, options)
         staged = stages[-1]
         staged.commit()
     finally:

@@ -58,18 +58,24 @@ def rows(array: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def compare_channels(
-    copies: Mapping[str, NDArray[Any]], axis: int, *, terms: float, epsilon: float = EPSILON["float32"]
+    copies: Mapping[str, NDArray[Any]],
+    axis: int,
+    *,
+    terms: float,
+    epsilon: float = EPSILON["float32"],
+    shift_noise: NDArray[np.float64] | None = None,
 ) -> ChannelErrors:
-    """Compare the copies ``a`` and ``b`` of a tensor channel by channel, in the light of ``p`` and ``q``.
+    """Compare the copies ``a`` and ``b`` of a tensor channel by channel, in the light of the others.
 
     Args:
-        copies: arrays of one shape by letter; see :mod:`bnfold.verify.probe`.
+        copies: arrays of one shape by name; see :mod:`bnfold.verify.probe`. There may be several ``p``.
         axis: the channel axis.
         terms: products that are summed up in one element.
         epsilon: spacing of the type that the arithmetic was done in.
+        shift_noise: what rounding does to the shift of each channel, where it was found before.
     """
     taken = {letter: rows(array, axis) for letter, array in copies.items()}
-    a, b, p = taken["a"], taken["b"], taken["p"]
+    a, b = taken["a"], taken["b"]
     finite = np.isfinite(a)
     matches = finite == np.isfinite(b)
     if not finite.all():
@@ -78,7 +84,10 @@ def compare_channels(
         finite &= np.isfinite(b)
         a = np.where(finite, a, 0)
     error = _distance(a, b, finite)
-    noise = _distance(a, p, finite)
+    moved = [_distance(a, other, finite) for letter, other in taken.items() if letter.startswith("p")]
+    noise = [np.max([each[kind] for each in moved], axis=0) for kind in (0, 1)]
+    if shift_noise is not None:
+        noise = [n + (shift_noise if len(n) == len(shift_noise) else shift_noise.max(initial=0)) for n in noise]
     size = np.abs(a).max(1, initial=0).astype(np.float64)
     spread = a.std(1, dtype=np.float64) if a.shape[1] else np.zeros(len(a))
     factor = _EVALUATION + _PER_SQRT_TERM * max(terms, 1.0) ** 0.5

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from bnfold.verify.source import Source
     from bnfold.verify.types import TensorType
 
-__all__ = ["LocalChecker", "LocalResult"]
+__all__ = ["Entering", "LocalChecker", "LocalResult"]
 
 _CONSTANT_BYTES = 64 << 20  # constants per probe; up to four copies of them are in memory
 _ACTIVATION_BYTES = 64 << 20
 _SITES = 128
-_DRAWS = (("zeros", 0.0), ("normal", 1.0), ("large", 1024.0))
+_SHIFT_POSITIONS = 3
 _FEW = 16  # samples per channel below which more draws are made
 _MOST_DRAWS = 8
 _BLIND = 0.05  # a tolerance above this fraction of a channel's spread sees nothing
@@ -46,15 +46,28 @@ class LocalResult:
     """The worst channel of one site; fields as in :class:`~bnfold.verify.report.SiteResult`."""
 
     verdict: str
-    channel: int
-    channels: int
-    error: float | None
-    error_abs: float
-    tolerance: float
-    noise: float
-    spread: float
-    ratio: float
+    channel: int = 0
+    channels: int = 0
+    error: float | None = None
+    error_abs: float = 0.0
+    tolerance: float = 0.0
+    noise: float = 0.0
+    spread: float = 0.0
+    ratio: float = 0.0
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """What is known about the tensors that enter sites.
+
+    Attributes:
+        types: element types and shapes.
+        known: values of those that are no floats, or that steer an operator.
+    """
+
+    types: Mapping[Key, TensorType]
+    known: Mapping[Key, NDArray[Any]]
 
 
 class LocalChecker:
@@ -66,19 +79,8 @@ class LocalChecker:
         self.evaluators: set[str] = set()
         self.failures: dict[Key, str] = {}
 
-    def check(
-        self,
-        sites: Sequence[Site],
-        types: Mapping[Key, TensorType],
-        known: Mapping[Key, NDArray[Any]],
-    ) -> dict[Key, LocalResult]:
-        """Check all sites that can be run and for which there is time; the reasons of the rest are in ``failures``.
-
-        Args:
-            sites: what to check.
-            types: element types and shapes of the tensors that enter.
-            known: values of those that are no floats, or that steer an operator.
-        """
+    def check(self, sites: Sequence[Site], entering: Entering) -> dict[Key, LocalResult]:
+        """Check all sites that can be run and for which there is time; the reasons of the rest are in ``failures``."""
         results: dict[Key, LocalResult] = {}
         for done, batch in self._batches(sites):
             if self.clock.over():
@@ -87,7 +89,7 @@ class LocalChecker:
             self.clock.tell("checking sites", done / max(len(sites), 1))
             for values, side in zip(self.values, ("original", "folded"), strict=True):
                 values.prepare([c for site in batch for c in getattr(site, side).constants])
-            self._check(batch, types, known, results)
+            self._check(batch, entering, results)
             for values in self.values:
                 values.forget()
         return results
@@ -105,50 +107,39 @@ class LocalChecker:
         if batch:
             yield start, batch
 
-    def _check(
-        self,
-        batch: Sequence[Site],
-        types: Mapping[Key, TensorType],
-        known: Mapping[Key, NDArray[Any]],
-        results: dict[Key, LocalResult],
-    ) -> None:
+    def _check(self, batch: Sequence[Site], entering: Entering, results: dict[Key, LocalResult]) -> None:
         """Check a batch; when it cannot be run as a whole, its halves."""
         reason = ""
         for small in (True, False):
-            shapes = shaping.frontier_shapes(batch, types, small=small)
-            if shapes is None:
-                reason = "the shape of what enters is not known"
-                continue
             try:
-                results.update(self._run(batch, types, known, shapes))
+                results.update(self._run(batch, entering, small=small))
                 return
             except RuntimeMissingError as error:
                 reason = str(error)
         if len(batch) > 1:
             middle = len(batch) // 2
-            self._check(batch[:middle], types, known, results)
-            self._check(batch[middle:], types, known, results)
+            self._check(batch[:middle], entering, results)
+            self._check(batch[middle:], entering, results)
             return
         self.failures[batch[0].key] = reason
 
-    def _run(
-        self,
-        batch: Sequence[Site],
-        types: Mapping[Key, TensorType],
-        known: Mapping[Key, NDArray[Any]],
-        shapes: Mapping[Key, tuple[int, ...]],
-    ) -> dict[Key, LocalResult]:
-        probe = build(batch, self.values, types, seed=self.options.seed)
-        session = self._open(probe, single=len(batch) == 1)
+    def _run(self, batch: Sequence[Site], entering: Entering, *, small: bool) -> dict[Key, LocalResult]:
         worst: dict[Key, LocalResult] = {}
-        for draw, (kind, factor) in enumerate(_draws(batch, shapes)):
-            feeds = self._feeds(probe, types, known, shapes, factor, draw)
-            arrays = session.run(feeds)
-            for site, outputs in zip(batch, probe.outputs, strict=True):
-                copies = {letter: np.asarray(arrays[name]) for letter, name in outputs.items()}
-                found = self._judge(site, copies, kind)
-                worst[site.key] = _worse(worst.get(site.key), found)
-        self.evaluators.add(session.evaluator)
+        noise: dict[tuple[Key, int], NDArray[np.float64]] = {}
+        for shifts in (True, False):
+            positions = _SHIFT_POSITIONS if shifts else shaping.POSITIONS
+            shapes = shaping.frontier_shapes(batch, entering.types, small=small, positions=positions)
+            if shapes is None:
+                raise RuntimeMissingError("the shape of what enters is not known")
+            probe = build(batch, self.values, entering.types, seed=self.options.seed, shifts=shifts)
+            session = self._open(probe, single=len(batch) == 1)
+            self.evaluators.add(session.evaluator)
+            for draw, factor in enumerate((0.0,) if shifts else _factors(batch, shapes)):
+                arrays = session.run(self._feeds(probe, entering, shapes, factor=factor, draw=draw))
+                for site, outputs in zip(batch, probe.outputs, strict=True):
+                    copies = {letter: np.asarray(arrays[name]) for letter, name in outputs.items()}
+                    found = self._judge(site, copies, noise, shifts=shifts)
+                    worst[site.key] = _worse(worst.get(site.key), found)
         return worst
 
     def _open(self, probe: Probe, *, single: bool) -> Session:
@@ -165,61 +156,62 @@ class LocalChecker:
             return open_reference(probe.inline())
 
     def _feeds(
-        self,
-        probe: Probe,
-        types: Mapping[Key, TensorType],
-        known: Mapping[Key, NDArray[Any]],
-        shapes: Mapping[Key, tuple[int, ...]],
-        factor: float,
-        draw: int,
+        self, probe: Probe, entering: Entering, shapes: Mapping[Key, tuple[int, ...]], *, factor: float, draw: int
     ) -> dict[str, NDArray[Any]]:
         feeds: dict[str, NDArray[Any]] = {}
         for key, name in probe.inputs.items():
-            if key in known:
-                value = known[key]
+            if key in entering.known:
+                value = entering.known[key]
                 feeds[name] = value.astype(np.float32) if value.dtype.kind == "f" else value
                 continue
-            data_type = types.get(key, (1, None))[0]
-            if key not in shapes or data_type not in shaping.FLOATS:
+            if key not in shapes or entering.types.get(key, (1, None))[0] not in shaping.FLOATS:
                 raise RuntimeMissingError(f"the values of {key[1]} are not known")
             stream = (self.options.seed, zlib.crc32("/".join(key).encode()), draw)
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream)))
-            feeds[name] = _normal(random, shapes[key]) * np.float32(factor)
+            normal = random.standard_normal(shapes[key], np.float32) if factor else np.zeros(shapes[key], np.float32)
+            feeds[name] = np.asarray(normal * np.float32(factor))
         return feeds
 
-    def _judge(self, site: Site, copies: Mapping[str, NDArray[Any]], kind: str) -> LocalResult:
-        a = copies["a"]
-        if a.shape != copies["b"].shape or a.dtype != copies["b"].dtype:
-            note = f"shape {a.shape} became {copies['b'].shape}"
-            return LocalResult("different", 0, 0, None, 0.0, 0.0, 0.0, 0.0, np.inf, note)
+    def _judge(
+        self,
+        site: Site,
+        copies: Mapping[str, NDArray[Any]],
+        noise: dict[tuple[Key, int], NDArray[np.float64]],
+        *,
+        shifts: bool,
+    ) -> LocalResult:
+        a, b = copies["a"], copies["b"]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return LocalResult("different", ratio=np.inf, note=f"shape {a.shape} became {b.shape}")
         if a.dtype.kind != "f":
-            wrong = int(np.count_nonzero(a != copies["b"]))
-            verdict = "different" if wrong else "equal"
-            return LocalResult(verdict, 0, 1, None, float(wrong), 0.0, 0.0, 0.0, np.inf if wrong else 0.0)
+            wrong = int(np.count_nonzero(a != b))
+            return LocalResult(
+                "different" if wrong else "equal", ratio=np.inf if wrong else 0.0, error_abs=float(wrong)
+            )
         worst: LocalResult | None = None
         for axis in shaping.channel_axes(site, a.ndim):
-            channels = a.shape[axis] if a.ndim else 1
-            amount = shaping.terms(site.original, self.values[0], channels)
-            errors = compare_channels(copies, axis, terms=amount)
-            worst = _worse(worst, summarise(errors, kind))
-        return worst if worst is not None else LocalResult("inconclusive", 0, 0, None, 0.0, 0.0, 0.0, 0.0, 0.0)
+            amount = shaping.terms(site.original, self.values[0], a.shape[axis] if a.ndim else 1)
+            errors = compare_channels(copies, axis, terms=amount, shift_noise=noise.get((site.key, axis)))
+            if shifts:
+                noise[(site.key, axis)] = errors.noise
+            worst = _worse(worst, summarise(errors, shifts=shifts))
+        return worst if worst is not None else LocalResult("inconclusive")
 
 
-def summarise(errors: ChannelErrors, kind: str) -> LocalResult:
+def summarise(errors: ChannelErrors, *, shifts: bool) -> LocalResult:
     """Reduce the channels of one draw to the worst one."""
-    channels = len(errors.ratio)
-    if not channels or not errors.size.size:
-        return LocalResult("inconclusive", 0, 0, None, 0.0, 0.0, 0.0, 0.0, 0.0, "it has no elements")
+    if not errors.ratio.size:
+        return LocalResult("inconclusive", note="it has no elements")
     worst = int(np.argmax(errors.ratio))
     spread = float(errors.spread[worst])
+    verdict, note = ("different", "") if errors.ratio[worst] > 1 else ("equal", "")
     blind = (errors.tolerance > _BLIND * errors.spread) & (errors.spread > 0)
-    note, verdict = "", "different" if errors.ratio[worst] > 1 else "equal"
-    if kind == "large" and verdict == "equal" and blind.all() and blind.size:
+    if not shifts and verdict == "equal" and blind.all():
         verdict, note = "inconclusive", "rounding alone moves the original as much as a wrong fold would"
     return LocalResult(
         verdict=verdict,
         channel=worst,
-        channels=channels,
+        channels=len(errors.ratio),
         error=float(errors.error[worst]) / spread if spread > 0 else None,
         error_abs=float(errors.error[worst]),
         tolerance=float(errors.tolerance[worst]),
@@ -239,8 +231,8 @@ def _worse(first: LocalResult | None, second: LocalResult) -> LocalResult:
     return max(first, second, key=lambda r: (_ORDER[r.verdict], r.ratio))
 
 
-def _draws(batch: Sequence[Site], shapes: Mapping[Key, tuple[int, ...]]) -> list[tuple[str, float]]:
-    """The draws to make: more of them where a tensor has few samples per channel."""
+def _factors(batch: Sequence[Site], shapes: Mapping[Key, tuple[int, ...]]) -> list[float]:
+    """What the draws are multiplied by: more draws where a tensor has few samples per channel."""
     fewest = _FEW
     for site in batch:
         for key in site.frontier():
@@ -248,8 +240,4 @@ def _draws(batch: Sequence[Site], shapes: Mapping[Key, tuple[int, ...]]) -> list
             if len(shape) > 1 and shape[1]:
                 fewest = min(fewest, max(1, int(np.prod(shape)) // shape[1]))
     more = min(_MOST_DRAWS, -(-_FEW // fewest)) - 1
-    return [*_DRAWS, *(("normal", 1.0) for _ in range(more))]
-
-
-def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.asarray(random.standard_normal(shape, np.float32))
+    return [1.0, 1024.0, *([1.0] * more)]

@@ -1,6 +1,6 @@
 """A model made of the pieces around some sites: both versions of each, side by side, with one common set of inputs.
 
-Four copies of a piece can stand in a probe:
+Several copies of a piece stand in a probe:
 
     a   the original
     p   the original with every constant moved by one unit in the last place: what rounding alone can do
@@ -8,12 +8,16 @@ Four copies of a piece can stand in a probe:
     q   the folded one with its 16-bit weights moved by half a unit: the largest error of rounding them once (only
         where there are such weights)
 
+A probe of *shifts*, which gets zeros, has six copies ``p0`` to ``p5`` that share the large constants with ``a``: a
+shift is a sum of three or four terms per channel, and in one draw of signs their errors may well cancel.
+
 16-bit and 64-bit floats are widened or narrowed to float32 (exact for 16 bits), so a probe measures the weights and
 not the arithmetic of the storage type, and onnxruntime's CPU kernels can run it.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Probe", "build"]
 
 _WIDENED = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_SHIFT_DRAWS = 6
 _LARGE = 1 << 16  # bytes above which a constant is handed to the session instead of being copied into the model
 # Inputs that steer an operator instead of being computed with: moving them by an ulp could change shapes or cases.
 _STEERING = {
@@ -84,6 +89,7 @@ def build(
     types: Mapping[Key, TensorType],
     *,
     seed: int,
+    shifts: bool = False,
 ) -> Probe:
     """Build the probe of some sites.
 
@@ -92,6 +98,7 @@ def build(
         values: constants of the original and of the folded model.
         types: what is known about the frontier.
         seed: of the perturbation.
+        shifts: see the module's docstring.
     """
     source = values[0].source
     proto = ModelProto(ir_version=max(source.ir_version, 4))
@@ -102,18 +109,31 @@ def build(
         for key in site.frontier():
             if key not in probe.inputs:
                 _add_input(probe, key, types)
-        copies = {"a": (site.original, values[0], _as_stored), "p": (site.original, values[0], _one_ulp)}
-        copies["b"] = (site.folded, values[1], _as_stored)
-        if _needs_q(site.folded, values[1]):
-            copies["q"] = (site.folded, values[1], _half_ulp)
         outputs = {}
-        for letter, (region, constants, change) in copies.items():
+        for letter, home, change in _copies(site, values, shifts=shifts):
+            region, constants = (site.folded, values[1]) if letter[0] in "bq" else (site.original, values[0])
+            draw = seed + 1000 * number + (int(letter[1:]) if letter[1:] else 0)
             outputs[letter] = _Emitter(
-                probe, region, constants, prefix=f"{letter}{number}/", change=change, seed=seed + number
+                probe,
+                region,
+                constants,
+                prefix=f"{letter}{number}/",
+                shared=f"{home}{number}/" if shifts and home != letter else "",
+                change=change,
+                seed=draw,
             ).emit()
             proto.graph.output.add(name=outputs[letter])
         probe.outputs.append(outputs)
     return probe
+
+
+def _copies(site: Site, values: tuple[ConstantValues, ConstantValues], *, shifts: bool) -> list[tuple[str, str, Any]]:
+    """The copies to make: name, the copy to share large constants with, and what is done to the constants."""
+    copies: list[tuple[str, str, Any]] = [("a", "a", _as_stored), ("b", "b", _as_stored)]
+    copies += [(f"p{draw}", "a", _one_ulp) for draw in range(_SHIFT_DRAWS)] if shifts else [("p", "a", _one_ulp)]
+    if _needs_q(site.folded, values[1]):
+        copies.append(("q", "b", _half_ulp))
+    return copies
 
 
 def _add_input(probe: Probe, key: Key, types: Mapping[Key, TensorType]) -> None:
@@ -157,10 +177,19 @@ class _Emitter:
     """Writes one copy of one region into the probe."""
 
     def __init__(
-        self, probe: Probe, region: Region, values: ConstantValues, *, prefix: str, change: Any, seed: int
+        self,
+        probe: Probe,
+        region: Region,
+        values: ConstantValues,
+        *,
+        prefix: str,
+        shared: str,
+        change: Any,
+        seed: int,
     ) -> None:
         self.probe, self.region, self.values = probe, region, values
-        self.prefix, self.change, self.seed = prefix, change, seed
+        self.prefix, self.shared, self.change, self.seed = prefix, shared, change, seed
+        self.elsewhere: set[Key] = set()  # constants that another copy has brought along
         self.frontier = set(region.frontier)
         self.steering, self.biases = self._special()
 
@@ -199,7 +228,7 @@ class _Emitter:
         inner = inner | {view.path}
         for tensor in graph.initializer:
             array = self.values.source.array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(self.change(array, self.seed), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(self.change(array, self.seed + zlib.crc32(tensor.name.encode())), tensor.name))
         for value in (*graph.input, *graph.output):
             if value.type.tensor_type.elem_type in _WIDENED:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -231,17 +260,21 @@ class _Emitter:
         return self.probe.inputs[key] if key in self.frontier else self._own(key)
 
     def _own(self, key: Key) -> str:
-        return f"{self.prefix}{key[0]}{'|' if key[0] else ''}{key[1]}"
+        prefix = self.shared if key in self.elsewhere else self.prefix
+        return f"{prefix}{key[0]}{'|' if key[0] else ''}{key[1]}"
 
     def _constant(self, view: View, name: str) -> None:
         key = (view.path, name)
+        if self.shared and self.values.nbytes(view, name) >= _LARGE:
+            self.elsewhere.add(key)
+            return
         array = self.values.array(view, name)
         if array.dtype == np.int32 and key not in self.biases:
             changed = array
         elif key in self.steering:
             changed = noise.widened(array)
         else:
-            changed = self.change(array, self.seed)
+            changed = self.change(array, self.seed + zlib.crc32(name.encode()))
         own = self._own(key)
         tensor = self.probe.proto.graph.initializer.add()
         if changed.nbytes < _LARGE or changed.dtype == object:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bnfold.verify.types import TensorType
     from bnfold.verify.view import ViewNode
 
-__all__ = ["FLOATS", "channel_axes", "frontier_shapes", "steered", "terms"]
+__all__ = ["FLOATS", "POSITIONS", "channel_axes", "frontier_shapes", "steered", "terms"]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # Operators that treat every position alike, so that a smaller picture tests them as well as a large one.
@@ -26,7 +26,7 @@ _ANY_SIZE = frozenset(
     )
 )
 _PER_CHANNEL = frozenset(("Add", "Sub", "Mul", "Div"))
-_POSITIONS = 10  # pixels along each axis, besides what the kernels reach
+POSITIONS = 10  # pixels along each axis, besides what the kernels reach
 _BATCH = 2
 _ROWS = 32  # samples for operators on matrices
 
@@ -57,7 +57,7 @@ def _producer(region: Region) -> ViewNode | None:
 
 
 def frontier_shapes(
-    sites: Sequence[Site], types: Mapping[Key, TensorType], *, small: bool
+    sites: Sequence[Site], types: Mapping[Key, TensorType], *, small: bool, positions: int = POSITIONS
 ) -> dict[Key, tuple[int, ...]] | None:
     """Choose a shape for every tensor that enters some sites; None when one is not known.
 
@@ -65,6 +65,7 @@ def frontier_shapes(
         sites: the sites.
         types: what is known about the tensors.
         small: let pictures be smaller and batches larger than in the model, where the operators allow it.
+        positions: pixels along each axis of such a picture, besides what kernels reach.
     """
     shapes: dict[Key, tuple[int, ...]] = {}
     fixed: set[Key] = set()
@@ -81,7 +82,7 @@ def frontier_shapes(
             if dims is None or any(d is None for d in dims):
                 return None
             shape = tuple(int(d or 0) for d in dims)
-            wanted = shape if reach is None else _shrunk(site, shape, reach)
+            wanted = shape if reach is None else _shrunk(site, shape, reach + positions)
             shapes[key] = tuple(map(max, shapes.get(key, wanted), wanted)) if key not in fixed else shape
     return shapes
 
@@ -127,12 +128,12 @@ def _per_channel(node: ViewNode, name: str) -> bool:
     return not large or (len(large) == 1 and len(dims) + large[0] <= 1 and large[0] < -1)
 
 
-def _shrunk(site: Site, shape: tuple[int, ...], reach: int) -> tuple[int, ...]:
+def _shrunk(site: Site, shape: tuple[int, ...], pixels: int) -> tuple[int, ...]:
     if any(node.op in ("Gemm", "MatMul", "Flatten") for node in (*site.original.nodes, *site.folded.nodes)):
         return (max(shape[0], _ROWS), *shape[1:]) if len(shape) == 2 else shape
     if len(shape) < 3:
         return (max(shape[0], _ROWS), *shape[1:]) if len(shape) == 2 else shape
-    return (_BATCH, shape[1], *(min(d, _POSITIONS + reach) for d in shape[2:]))
+    return (_BATCH, shape[1], *(min(d, pixels) for d in shape[2:]))
 
 
 def _guess(site: Site, key: Key) -> tuple[int, ...] | None:
@@ -149,11 +150,18 @@ def _guess(site: Site, key: Key) -> tuple[int, ...] | None:
         if node.op == "Gemm":
             return (_ROWS, dims[1 if attributes.get("transB") else 0])
         channels = dims[1] * (attributes.get("group") or 1) if node.op == "Conv" else dims[0]
-        return (_BATCH, channels, *(2 * _POSITIONS for _ in dims[2:]))
+        return (_BATCH, channels, *(2 * POSITIONS for _ in dims[2:]))
     return None
 
 
-_STEERED = {"Resize": (1, 2, 3), "Upsample": (1,), "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4)}
+_STEERED = {
+    "Expand": (1,),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Tile": (1,),
+    "Upsample": (1,),
+}
 
 
 def steered(site: Site) -> frozenset[Key]:
