@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CAPTURE = -1
 _STANDARD = ("", "ai.onnx")
 _READS_NO_VALUES = ("Shape", "Size", "CastLike")
+_WITH_BODIES = ("If", "Loop", "Scan", "SequenceMap")
+"""The operators of the standard domain that carry graphs; in other domains every node is looked at."""
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 __all__ = ["CAPTURE", "Node", "Scope", "Use", "attribute_graphs", "index_model"]
@@ -119,15 +121,17 @@ class Scope:
         self._index()
 
     def _index(self) -> None:
-        readers, producers = self._readers, self.producers
+        readers, producers, functions = self._readers, self.producers, self.function_names
         for node in self.nodes:
-            if (node.proto.domain, node.proto.op_type) in self.function_names:
+            if functions and (node.proto.domain, node.proto.op_type) in functions:
                 node.op = f"function {node.op}"
             for position, name in enumerate(node.inputs):
                 if name:
                     readers.setdefault(name, []).append(Use(node, position))
             for name in node.outputs:
                 producers[name] = node
+            if "::" not in node.op and node.op not in _WITH_BODIES:
+                continue
             for attribute, body in attribute_graphs(node.proto):
                 child = Scope(self.model, body, self._child_path(node, attribute), self, self.opset)
                 self.children.append((node, child))
@@ -171,6 +175,8 @@ class Scope:
 
 def attribute_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
     """The bodies a node carries, with the names of their attributes."""
+    if node.domain in _STANDARD and node.op_type not in _WITH_BODIES:
+        return
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.name, attribute.g

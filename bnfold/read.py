@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import math
+
 import numpy as np
 
 from bnfold import dtypes
@@ -81,21 +83,21 @@ def _read_norm(node: Node) -> AffineNode | Refusal:
 
 def _norm_affine(node: Node, gamma: Vector, beta: Vector, mean: Vector, variance: Vector) -> AffineNode | Refusal:
     spread = variance + node.real("epsilon", float(np.float32(1e-5)))
-    if not np.isfinite(gamma).all() or not np.isfinite(beta).all() or not np.isfinite(mean).all():
-        return Refusal("not-finite", "scale, bias or mean holds an infinity or NaN", node.label)
-    if not np.isfinite(variance).all():
-        return Refusal("not-finite", "the variance holds an infinity or NaN", node.label)
     if spread.min() <= 0.0:
         channel = int(spread.argmin())
         return Refusal("variance", f"variance + epsilon is {spread[channel]:g} in channel {channel}", node.label)
     scale = gamma / np.sqrt(spread)
-    return AffineNode(node, node.inputs[0], Affine(scale, beta - mean * scale, 1), norm=True)
+    shift = beta - mean * scale
+    # An infinity or NaN in any parameter reaches the sum, except an infinite variance, which reaches its own.
+    if not math.isfinite(float(scale.sum()) + float(shift.sum()) + float(spread.sum())):
+        return Refusal("not-finite", "a parameter holds an infinity or NaN, or the scale is too large", node.label)
+    return AffineNode(node, node.inputs[0], Affine(scale, shift, 1), norm=True)
 
 
 def _training(node: Node) -> Refusal | None:
     """Each opset's own way of saying "training", and statistics per element."""
     opset = node.scope.opset
-    if any(a.ref_attr_name for a in node.proto.attribute):
+    if node.scope.is_function and any(a.ref_attr_name for a in node.proto.attribute):
         return Refusal("function", "an attribute of the norm comes from the function's call", node.label)
     if opset >= 14 and node.integer("training_mode", 0):
         return Refusal("training-mode", "training_mode is 1", node.label)

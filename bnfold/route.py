@@ -275,7 +275,7 @@ class Walker:
                 return Refusal("axis", f"the scale runs along axis {axes[0]}, the channels of '{node.label}' along axis {axes[1]}", node.label)
             if affine.scale.size != port.channels:
                 return Refusal("broadcast", f"{affine.scale.size} values for {port.channels} channels of '{node.label}'", node.label)
-        if affine.shifts and port.shift is not None:
+        if port.shift is not None and affine.shifts:
             return port.shift
         placed = affine.at(port.axis).over(port.channels)
         return End(node, placed, into, adds=port.adds and affine.shifts and node.index not in self._plan.adds)

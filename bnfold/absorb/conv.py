@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, contract, weight_of
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
 from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -25,9 +25,9 @@ def after(node: Node) -> Port | Refusal:
     blocked = _fused(node, also_sum=True)
     if blocked is not None or len(weight.dims) < 3:
         return blocked or Refusal("parameter-shape", "the weight has fewer than three axes", node.label, lasting=True)
-    bias = bias_of(node, 2, weight.dims[0])
-    if isinstance(bias, Refusal):
-        return Refusal(bias.code, bias.reason, bias.node, lasting=True)
+    problem = bias_problem(node, 2, weight.dims[0])
+    if problem is not None:
+        return Refusal(problem.code, problem.reason, problem.node, lasting=True)
     return Port(node, 1, weight.dims[0])
 
 
@@ -45,8 +45,7 @@ def before(node: Node, position: int) -> Port | Refusal:
     if pads(node, weight.dims[2:]):
         shift = Refusal("padding", "the convolution pads with zeros, which the shift must not reach", node.label)
     else:
-        bias = bias_of(node, 2, weight.dims[0])
-        shift = bias if isinstance(bias, Refusal) else None
+        shift = bias_problem(node, 2, weight.dims[0])
     return Port(node, 1, weight.dims[1] * group, shift)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, contract, weight_of
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
 from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -26,9 +26,9 @@ def after(node: Node) -> Port | Refusal:
     if len(weight.dims) < 3 or weight.dims[0] % group:
         return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
     channels = weight.dims[1] * group
-    bias = bias_of(node, 2, channels)
-    if isinstance(bias, Refusal):
-        return Refusal(bias.code, bias.reason, bias.node, lasting=True)
+    problem = bias_problem(node, 2, channels)
+    if problem is not None:
+        return Refusal(problem.code, problem.reason, problem.node, lasting=True)
     return Port(node, 1, channels)
 
 
@@ -46,8 +46,7 @@ def before(node: Node, position: int) -> Port | Refusal:
     if not _pointwise(node, weight.dims[2:]):
         shift = Refusal("shift", "output positions see different kernel taps, so the shift is not the same everywhere", node.label)
     else:
-        bias = bias_of(node, 2, weight.dims[1] * group)
-        shift = bias if isinstance(bias, Refusal) else None
+        shift = bias_problem(node, 2, weight.dims[1] * group)
     return Port(node, 1, weight.dims[0], shift)
 
 

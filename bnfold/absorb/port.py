@@ -13,7 +13,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["Port", "Rewrite", "Scaled", "Stored", "bias_of", "contract", "weight_of"]
+__all__ = ["Port", "Rewrite", "Scaled", "Stored", "bias_of", "bias_problem", "contract", "weight_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,28 @@ def weight_of(node: Node, position: int) -> Constant | Refusal:
     return constant
 
 
-def bias_of(node: Node, position: int, channels: int) -> Vector | Refusal:
-    """The bias vector at an optional input, zeros when absent (an empty name is an absent input), or why it is not known."""
+def bias_problem(node: Node, position: int, channels: int) -> Refusal | None:
+    """Why the optional bias at an input is not known, without reading it; None when it is, or is absent."""
     name = node.input(position)
     if not name:
-        return np.zeros(channels)
+        return None
     constant = node.scope.constants.get(name)
     if constant is None or not constant.floating:
         return Refusal("bias-not-constant", f"the bias '{name}' is not constant", node.label)
     if constant.size not in (1, channels):
         return Refusal("parameter-shape", f"the bias '{name}' has {constant.size} values for {channels} channels", node.label)
+    return None
+
+
+def bias_of(node: Node, position: int, channels: int) -> Vector | Refusal:
+    """The bias vector at an optional input, zeros when absent (an empty name is an absent input), or why it is not known."""
+    name = node.input(position)
+    if not name:
+        return np.zeros(channels)
+    problem = bias_problem(node, position, channels)
+    constant = node.scope.constants.get(name)
+    if problem is not None or constant is None:
+        return problem or Refusal("bias-not-constant", f"the bias '{name}' is not constant", node.label)
     return np.broadcast_to(constant.float64().ravel(), (channels,))
 
 

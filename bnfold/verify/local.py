@@ -36,8 +36,7 @@ _CONSTANT_BYTES = 64 << 20  # constants per probe; up to four copies of them are
 _ACTIVATION_BYTES = 64 << 20
 _SITES = 128
 _SHIFT_POSITIONS = 3
-_FEW = 16  # samples per channel below which more draws are made
-_MOST_DRAWS = 8
+_FEW = 16  # samples per channel that are wanted
 _BLIND = 0.05  # a tolerance above this fraction of a channel's spread sees nothing
 
 
@@ -134,13 +133,33 @@ class LocalChecker:
             probe = build(batch, self.values, entering.types, seed=self.options.seed, shifts=shifts)
             session = self._open(probe, single=len(batch) == 1)
             self.evaluators.add(session.evaluator)
-            for draw, factor in enumerate((0.0,) if shifts else _factors(batch, shapes)):
-                arrays = session.run(self._feeds(probe, entering, shapes, factor=factor, draw=draw))
+            for number, factor in enumerate((0.0,) if shifts else (1.0, 1024.0)):
+                runs = self._draw(session, probe, entering, shapes, factor=factor, number=number)
                 for site, outputs in zip(batch, probe.outputs, strict=True):
-                    copies = {letter: np.asarray(arrays[name]) for letter, name in outputs.items()}
+                    copies = {letter: _joined([run[name] for run in runs]) for letter, name in outputs.items()}
                     found = self._judge(site, copies, noise, shifts=shifts)
                     worst[site.key] = _worse(worst.get(site.key), found)
         return worst
+
+    def _draw(
+        self,
+        session: Session,
+        probe: Probe,
+        entering: Entering,
+        shapes: Mapping[Key, tuple[int, ...]],
+        *,
+        factor: float,
+        number: int,
+    ) -> list[dict[str, NDArray[Any]]]:
+        """Run the probe on random activations, oftener where that gives few samples per channel."""
+        runs: list[dict[str, NDArray[Any]]] = []
+        wanted = 1
+        while len(runs) < wanted:
+            runs.append(session.run(self._feeds(probe, entering, shapes, factor=factor, draw=2 * len(runs) + number)))
+            if len(runs) == 1 and factor:
+                counts = [v.size // max(v.shape[1:2] or (1,)) for v in map(np.asarray, runs[0].values()) if v.size]
+                wanted = -(-_FEW // max(min(counts, default=_FEW), 1))
+        return runs
 
     def _open(self, probe: Probe, *, single: bool) -> Session:
         try:
@@ -231,13 +250,8 @@ def _worse(first: LocalResult | None, second: LocalResult) -> LocalResult:
     return max(first, second, key=lambda r: (_ORDER[r.verdict], r.ratio))
 
 
-def _factors(batch: Sequence[Site], shapes: Mapping[Key, tuple[int, ...]]) -> list[float]:
-    """What the draws are multiplied by: more draws where a tensor has few samples per channel."""
-    fewest = _FEW
-    for site in batch:
-        for key in site.frontier():
-            shape = shapes.get(key, ())
-            if len(shape) > 1 and shape[1]:
-                fewest = min(fewest, max(1, int(np.prod(shape)) // shape[1]))
-    more = min(_MOST_DRAWS, -(-_FEW // fewest)) - 1
-    return [1.0, 1024.0, *([1.0] * more)]
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The results of several draws as one batch."""
+    if len(arrays) == 1 or np.ndim(arrays[0]) < 2:
+        return np.asarray(arrays[0])
+    return np.concatenate(arrays)

@@ -228,7 +228,9 @@ class _Emitter:
         inner = inner | {view.path}
         for tensor in graph.initializer:
             array = self.values.source.array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(self.change(array, self.seed + zlib.crc32(tensor.name.encode())), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(self.change(array, self.seed + zlib.crc32(tensor.name.encode())), tensor.name)
+            )
         for value in (*graph.input, *graph.output):
             if value.type.tensor_type.elem_type in _WIDENED:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT

@@ -71,7 +71,7 @@ def frontier_shapes(
     fixed: set[Key] = set()
     for site in sites:
         frontier = [key for key in site.frontier() if key not in steered(site)]
-        reach = _reach(site) if small and len(frontier) == 1 else None
+        reach = _reach(site, types.get(frontier[0])) if small and len(frontier) == 1 else None
         if reach is None:
             fixed.update(frontier)
         for key in frontier:
@@ -87,14 +87,15 @@ def frontier_shapes(
     return shapes
 
 
-def _reach(site: Site) -> int | None:
+def _reach(site: Site, entering: TensorType | None) -> int | None:
     """How many pixels the operators of a site reach, or None when its size must stay as it is."""
     reach = 0
+    matrix = entering is not None and entering[1] is not None and len(entering[1]) == 2
     for node in (*site.original.nodes, *site.folded.nodes):
         if node.op in ("Gemm", "MatMul", "Flatten"):
             continue
         if node.op in _PER_CHANNEL:
-            if all(_per_channel(node, name) for name in node.inputs):
+            if all(_per_channel(node, name, last=matrix) for name in node.inputs):
                 continue
             return None
         if node.op not in _ANY_SIZE:
@@ -115,8 +116,8 @@ def _kernel(node: ViewNode) -> list[int]:
     return list(tensor.dims)[2:] if tensor is not None else [7]
 
 
-def _per_channel(node: ViewNode, name: str) -> bool:
-    """Whether an operand is computed, a scalar, or a constant with one value per channel (axis 1)."""
+def _per_channel(node: ViewNode, name: str, *, last: bool) -> bool:
+    """Whether an operand is computed, a scalar, or a constant with one value per channel (axis 1, or the last)."""
     home = node.view.home(name)
     if home is None or name not in home.constants:
         return True
@@ -125,7 +126,7 @@ def _per_channel(node: ViewNode, name: str) -> bool:
         return False
     dims = list(tensor.dims)
     large = [position - len(dims) for position, d in enumerate(dims) if d != 1]
-    return not large or (len(large) == 1 and len(dims) + large[0] <= 1 and large[0] < -1)
+    return not large or (len(large) == 1 and len(dims) + large[0] <= 1 and (large[0] == -1) == last)
 
 
 def _shrunk(site: Site, shape: tuple[int, ...], pixels: int) -> tuple[int, ...]:

@@ -1,0 +1,131 @@
+"""The commands of ``bnfold``, and how what they raise becomes one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import typer
+
+from bnfold._version import __version__
+from bnfold.errors import BnfoldError, printable
+
+__all__ = ["COMMANDS", "build", "run"]
+
+COMMANDS = ("fold", "inspect", "verify", "bench", "explain")
+"""In the order of ``bnfold --help``; each is a function of the same name in the module of the same name."""
+
+DONE, USAGE, INTERRUPTED, CLOSED = 0, 2, 130, 141
+
+
+def build(names: tuple[str, ...] = COMMANDS) -> typer.Typer:
+    """The application with the commands asked for; every one costs milliseconds to describe to typer."""
+    app = typer.Typer(
+        name="bnfold",
+        help="Fold batch normalization out of ONNX models, and prove that the result is the same network.",
+        epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage or unreadable input.",
+        add_completion=len(names) > 1,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # names of files and tensors are not markup, and rich takes as long to load as typer
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_root)
+    for name in names:
+        app.command(name)(getattr(importlib.import_module(f"bnfold_cli.{name}"), name))
+    return app
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code; everything that went wrong has been said on stderr.
+    """
+    _prepare_streams()
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _discard_stdout()
+        return CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BnfoldError as error:
+        _complain(str(error))
+        return error.exit_code
+    except MemoryError:
+        _complain("there is not enough memory; fold files rather than models in memory, or try --no-verify")
+        return USAGE
+    except Exception:
+        traceback.print_exc()
+        _complain(f"this is a bug in bnfold {__version__}: please report it with the lines above and the model")
+        return USAGE
+
+
+def _root(
+    _version: bool = typer.Option(False, "--version", help="Show the version and exit.", callback=lambda on: _show(on)),
+) -> None:
+    """Only declares what all commands share."""
+
+
+def _show(wanted: bool) -> None:
+    if wanted:
+        print(f"bnfold {__version__}")
+        raise typer.Exit(DONE)
+
+
+def _invoke(arguments: list[str]) -> int:
+    if arguments and arguments[0] in COMMANDS:
+        app = build((arguments[0],))
+    elif any(name.startswith("_BNFOLD_COMPLETE") for name in os.environ) or arguments:
+        app = build()
+    else:
+        _complain("say what to do, for example: bnfold fold model.onnx -o folded.onnx (bnfold --help lists all)")
+        return USAGE
+    with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there handles signals
+        signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed on the way out
+    try:
+        code: Any = app(arguments, prog_name="bnfold", standalone_mode=False)
+    except typer.Abort:
+        return INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return _usage(error)  # click's exceptions are not public in typer, but this method of theirs is old and stable
+    return code if isinstance(code, int) else DONE
+
+
+def _usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "bnfold"
+    _complain(f"{error.format_message().rstrip()} (try: {command} --help)")
+    return USAGE
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"bnfold: {printable(message)}", file=sys.stderr)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _prepare_streams() -> None:
+    """Print what the terminal's encoding lacks as escapes, rather than fail on it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _discard_stdout() -> None:
+    """Nobody reads stdout any more: keep the interpreter from complaining about it when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
