@@ -186,8 +186,8 @@ class _Sweep:
         for index, member in plan.gone.items():
             self._gone.add(index)
             self._orphans.lose(name for name in member.node.inputs if name != member.data)
-        for index, position in self._writer.inputs:
-            self._orphans.lose([self._scope.nodes[index].input(position)])
+        for index, inputs in self._writer.inputs.items():
+            self._orphans.lose(self._scope.nodes[index].input(position) for position in inputs)
         for chain in plan.chains:
             if chain.dropped and not self._scope.readers(chain.output) and chain.output not in self._scope.output_set:
                 self._orphans.lose([chain.data])
@@ -216,26 +216,17 @@ class _Sweep:
 
     def _rename_node(self, node: Node, renamed: dict[str, str]) -> None:
         for position, name in enumerate(node.inputs):
-            new = self._writer.inputs.get((node.index, position)) or renamed.get(name)
-            if new is not None:
-                node.proto.input[position] = new
-        for (index, position), name in self._new_inputs(node):
-            assert index == node.index
+            if name in renamed:
+                node.proto.input[position] = renamed[name]
+        for position, name in self._writer.inputs.get(node.index, {}).items():
             while len(node.proto.input) <= position:
                 node.proto.input.append("")
             node.proto.input[position] = name
-        _rename(node.proto.output, renamed)
+        for position, name in enumerate(node.outputs):
+            if name in renamed:
+                node.proto.output[position] = renamed[name]
         if node.index in self._outputs:
             node.proto.output[0] = self._outputs[node.index]
-
-    def _new_inputs(self, node: Node) -> list[tuple[tuple[int, int], str]]:
-        """Inputs behind the last one the node had."""
-        found = []
-        for position in range(len(node.inputs), len(node.inputs) + 3):
-            name = self._writer.inputs.get((node.index, position))
-            if name is not None:
-                found.append(((node.index, position), name))
-        return found
 
     def _clean_tables(self, renamed: dict[str, str]) -> None:
         """Initializers, inputs, declared shapes and annotations of tensors that are gone or have new names."""

@@ -81,6 +81,10 @@ class Constant:
         return dtypes.tensor_array(self.tensor).reshape(self.dims)
 
     def float64(self) -> NDArray[np.float64]:
+        """The values as float64, shaped; exact for every float type."""
+        tensor = self.tensor
+        if tensor is not None and tensor.data_type == dtypes.FLOAT and tensor.HasField("raw_data"):
+            return np.frombuffer(tensor.raw_data, "<f4").astype(np.float64).reshape(self.dims)  # the usual case, quickly
         return self.array().astype(np.float64)
 
 

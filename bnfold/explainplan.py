@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from bnfold.apply import Applied
 from bnfold.absorb import matmul
-from bnfold.graph import Node, Scope
+from bnfold.dtypes import FLOATS
+from bnfold.graph import Node, Scope, attribute_graphs
 from bnfold.model import Model
 from bnfold.plan import Chain, ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.report import Counts, Folded, Kept
 from bnfold.route import End, Route
-from bnfold.tensors import tensors
 
 __all__ = ["counts_after", "counts_before", "describe"]
 
@@ -123,43 +123,42 @@ def _sites(plan: ScopePlan, chain: Chain, seen: set[int]) -> Iterator[str]:
 # -- counts ------------------------------------------------------------------------------------------------------------
 
 
-def _node_count(model: Model) -> tuple[int, int]:
-    nodes, norms = 0, 0
+def _size(model: Model) -> tuple[int, int, int]:
+    """Nodes, norms and parameters of a model, subgraphs and functions included."""
+    nodes, norms, parameters = 0, 0, 0
     stack = [model.proto.graph, *model.proto.functions]
     while stack:
         graph = stack.pop()
         nodes += len(graph.node)
         for node in graph.node:
-            norms += node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
-            for attribute in node.attribute:
-                if attribute.type == 5:
-                    stack.append(attribute.g)
-                elif attribute.type == 10:
-                    stack.extend(attribute.graphs)
-    return nodes, norms
-
-
-def _parameters(model: Model) -> int:
-    return sum(math.prod(tensor.dims) for tensor in tensors(model.proto))
+            op = node.op_type
+            if op == "BatchNormalization":
+                norms += node.domain in ("", "ai.onnx")
+            elif op == "Constant":
+                parameters += sum(math.prod(a.t.dims) for a in node.attribute if a.name == "value" and a.t.data_type in FLOATS)
+            stack.extend(body for _, body in attribute_graphs(node))
+        if hasattr(graph, "initializer"):
+            parameters += sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type in FLOATS)
+    return nodes, norms, parameters
 
 
 def counts_before(model: Model, roots: list[Scope], plans: dict[int, ScopePlan]) -> Counts:
     """Sizes of the model as it was read."""
-    nodes, norms = _node_count(model)
+    nodes, norms, parameters = _size(model)
     affine = sum(not m.norm for plan in plans.values() for chain in plan.chains for m in chain.members)
     size = None
     if model.path is not None:
         size = os.path.getsize(model.path) + sum(blob.nbytes for blob in model.blobs if getattr(blob, "external", False))
-    return Counts(nodes, norms, affine, _parameters(model), size)
+    return Counts(nodes, norms, affine, parameters, size)
 
 
 def counts_after(model: Model, before: Counts, plans: dict[int, ScopePlan], applied: Applied) -> Counts:
     """Sizes of the model as it was folded."""
-    nodes, norms = _node_count(model)
+    nodes, norms, parameters = _size(model)
     affine = applied.adds
     for plan in plans.values():
         for chain in plan.chains:
             if chain.staying:
                 survivors = _survivors(chain)
                 affine += sum(not m.norm and m.node.index in survivors for m in chain.members)
-    return Counts(nodes, norms, affine, _parameters(model))
+    return Counts(nodes, norms, affine, parameters)

@@ -245,7 +245,7 @@ def _drop_identity(plan: ScopePlan, chain: Chain) -> None:
     """A chain that does nothing disappears, unless it is all that connects an input to an output."""
     scope = plan.scope
     unread = not scope.readers(chain.output) and chain.output not in scope.output_set
-    if not chain.affine.identity and not unread:
+    if not unread and not chain.affine.identity:
         return
     if chain.output in scope.output_set and (scope.producer(chain.data) is None or chain.data in scope.output_set):
         chain.refusal = Refusal("graph-output", "the operator does nothing, but connects an input to an output of the graph", None)

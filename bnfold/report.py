@@ -66,7 +66,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Size of a model: nodes (subgraphs and functions included), norms, affine operators, elements, bytes on disk."""
+    """Size of a model: nodes (subgraphs and functions included), norms, affine operators, float elements, bytes on disk."""
 
     nodes: int
     batch_norms: int

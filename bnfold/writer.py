@@ -41,7 +41,7 @@ class ConstantWriter:
     """Puts constants into one scope and keeps book of what changed.
 
     Attributes:
-        inputs: new input names, by (node index, position).
+        inputs: new input names, by node index and position.
         new_nodes: Constant nodes to stand in front of everything, where a scope cannot have initializers.
         hosts: which linear operator a lazily computed blob belongs to.
     """
@@ -50,7 +50,7 @@ class ConstantWriter:
         self._scope = scope
         self._free = free
         self._shared: dict[tuple[str, int, bytes], str] = {}
-        self.inputs: dict[tuple[int, int], str] = {}
+        self.inputs: dict[int, dict[int, str]] = {}
         self.new_nodes: list[NodeProto] = []
         self.hosts: dict[Blob, tuple[Scope, Node]] = {}
 
@@ -72,7 +72,7 @@ class ConstantWriter:
             self._fill_scaled(tensor, constant, node, change)
             self._add(tensor)
             self._shared[key] = name
-        self.inputs[node.index, change.position] = name
+        self.inputs.setdefault(node.index, {})[change.position] = name
 
     def _fill_scaled(self, tensor: TensorProto, constant: Constant, node: Node, change: Scaled) -> None:
         blob = constant.blob
@@ -81,21 +81,23 @@ class ConstantWriter:
             self.hosts[scaled] = (self._scope, node)
             self._scope.model.attach(tensor, scaled)
             return
-        values = constant.array().reshape(change.shape).astype(np.float64)
-        finite = bool(np.isfinite(values).all())
+        values = constant.float64().reshape(change.shape)
         for factor in change.factors:
-            values *= factor
-        self._fill(tensor, values, constant.data_type, node, finite)
+            values = values * factor
+        self._fill(tensor, values, constant.data_type, node, constant)
 
-    def _fill(self, tensor: TensorProto, values: NDArray[np.float64], data_type: int, node: Node, finite: bool = True) -> None:
-        with np.errstate(over="ignore"):
-            raw = dtypes.from_float64(values, data_type)
-        rounded = dtypes.to_float64(raw, data_type)
-        if not np.isfinite(rounded).all():
+    def _fill(
+        self, tensor: TensorProto, values: NDArray[np.float64], data_type: int, node: Node, source: Constant | None = None
+    ) -> None:
+        rounded = np.empty(values.shape, dtypes.numpy_dtype(data_type))
+        dtypes.store_float64(values, rounded, data_type)
+        if not dtypes.all_finite(rounded, data_type):
+            finite = source is None or bool(np.isfinite(source.float64()).all())
             raise HostUnfit(self._scope, node, unfit(node, source_is_finite=finite))
-        for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
-            tensor.ClearField(name)  # type: ignore[arg-type]
-        tensor.raw_data = raw
+        if not tensor.HasField("raw_data"):
+            for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
+                tensor.ClearField(name)  # type: ignore[arg-type]
+        tensor.raw_data = rounded.tobytes()
 
     # -- stored values -------------------------------------------------------------------------------------------
 
@@ -107,7 +109,8 @@ class ConstantWriter:
             assert constant.tensor is not None
             self._fill(constant.tensor, values, data_type, node)
             return
-        self.inputs[node.index, position] = self.new(node, values, data_type, self._wish(node, constant, role))
+        name = self.new(node, values, data_type, self._wish(node, constant, role))
+        self.inputs.setdefault(node.index, {})[position] = name
 
     def new(self, node: Node, values: NDArray[np.float64], data_type: int, wish: str) -> str:
         """Add a new constant and return its name."""
@@ -145,7 +148,7 @@ class ConstantWriter:
             attribute.t.CopyFrom(tensor)
             self.new_nodes.append(constant)
             return
-        scope.graph.initializer.add().CopyFrom(tensor)
+        scope.graph.initializer.append(tensor)
         if old_ir:
             value = ValueInfoProto(name=tensor.name)
             value.type.tensor_type.elem_type = tensor.data_type

@@ -22,6 +22,6 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"bnfold {__version__}")
         return 0
-    from bnfold_cli.app import run
+    from .app import run
 
     return run(given)

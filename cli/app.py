@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -36,7 +36,7 @@ def build(names: tuple[str, ...] = COMMANDS) -> typer.Typer:
     )
     app.callback()(_root)
     for name in names:
-        app.command(name)(getattr(importlib.import_module(f"bnfold_cli.{name}"), name))
+        app.command(name)(getattr(importlib.import_module(f".{name}", __package__), name))
     return app
 
 
@@ -68,16 +68,18 @@ def run(arguments: list[str]) -> int:
         return USAGE
 
 
-def _root(
-    _version: bool = typer.Option(False, "--version", help="Show the version and exit.", callback=lambda on: _show(on)),
-) -> None:
-    """Only declares what all commands share."""
-
-
-def _show(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"bnfold {__version__}")
         raise typer.Exit(DONE)
+
+
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Declare what stands before the commands."""
 
 
 def _invoke(arguments: list[str]) -> int:

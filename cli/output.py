@@ -42,14 +42,10 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
 def size(count: int) -> str:
     """``count`` bytes in words, e.g. ``74.7 KiB``."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
-        amount /= 1024
-    else:
-        unit = "TiB"
-    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
 def many(count: int, noun: str) -> str:

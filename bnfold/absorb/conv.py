@@ -7,6 +7,8 @@ padding is ever added, since padded positions hold zeros and not ``t``.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
@@ -55,7 +57,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     assert not isinstance(weight, Refusal)
     filters, slab = weight.dims[0], weight.dims[1]
     group = node.integer("group", 1)
-    view = (group, filters // group, slab, int(np.prod(weight.dims[2:], dtype=np.int64)))
+    view = (group, filters // group, slab, math.prod(weight.dims[2:]))
     factors = []
     if out is not None and out.scales:
         factors.append(out.over(filters).scale.reshape(group, filters // group, 1, 1))
@@ -97,6 +99,8 @@ def pads(node: Node, kernel: tuple[int, ...]) -> bool:
 
 def _fused(node: Node, *, also_sum: bool) -> Refusal | None:
     """``com.microsoft::FusedConv`` carries an activation, and may add a tensor Z before it."""
+    if node.op == "Conv":
+        return None
     if node.string("activation", ""):
         return Refusal("blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True)
     if also_sum and node.input(3):

@@ -7,6 +7,8 @@ positions see different taps, so the shift is no constant per channel.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
@@ -56,7 +58,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     assert not isinstance(weight, Refusal)
     inputs, slab = weight.dims[0], weight.dims[1]
     group = node.integer("group", 1)
-    view = (group, inputs // group, slab, int(np.prod(weight.dims[2:], dtype=np.int64)))
+    view = (group, inputs // group, slab, math.prod(weight.dims[2:]))
     factors = []
     if out is not None and out.scales:
         factors.append(out.over(slab * group).scale.reshape(group, 1, slab, 1))

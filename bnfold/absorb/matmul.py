@@ -11,6 +11,8 @@ the MatMul becomes a Gemm where everything has rank 2, else an Add follows.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -158,7 +160,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | 
         factors.append(_along(out.over(channels).scale, kept))
     if into is not None and into.scales:
         factors.append(_along(into.over(terms).scale, summed))
-    view = (int(np.prod(weight.dims[:-2], dtype=np.int64)), weight.dims[-2], weight.dims[-1])
+    view = (math.prod(weight.dims[:-2]), weight.dims[-2], weight.dims[-1])
     changes = (Scaled(side, view, tuple(f.reshape(1, *f.shape) for f in factors)),) if factors else ()
     old = _bias(node, add, channels)
     bias = old

@@ -1,0 +1,191 @@
+"""Static int8 quantisation after bnfold against before: ``python benchmarks/inference/quantization.py``.
+
+onnxruntime's quantizer (QDQ, per channel, MinMax) on four forms of every model: as it was, after onnxruntime's own
+preparation (``quant_pre_process``), after bnfold, and after both. Calibration uses one part of the held-out data,
+accuracy the other; models of the corpus have no labels, so how far their outputs are from the float model's is given.
+A norm that is left stays a float island between a DequantizeLinear and a QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from race import race
+from subjects import ROOT, Subject, all_subjects
+
+import bnfold
+from bnfold.bench import BenchOptions
+from bnfold.bench.runner import open_runner
+from bnfold.runtime import Level, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CALIBRATION = 128  # samples
+FORMS = ("original", "prepared", "bnfold", "bnfold + prepared")
+INTEGER = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds one after the other, as the quantizer wants them."""
+
+    def __init__(self, feeds: list[dict[str, Any]]) -> None:
+        self.rest: Iterator[dict[str, Any]] = iter(feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next one, or None at the end."""
+        return next(self.rest, None)
+
+
+def main() -> int:
+    """Quantise, measure, print."""
+    args = arguments()
+    logging.getLogger().setLevel(logging.ERROR)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tempfile.TemporaryDirectory(dir=args.out) as folder:
+        for subject in all_subjects(Path(folder), args.groups):
+            try:
+                rows.append(measure(subject, Path(folder), args.budget))
+            except Exception as error:  # the quantizer gives up on some graphs: that is a result
+                rows.append({"model": subject.name, "why": f"{type(error).__name__}: {error}".splitlines()[0][:120]})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            (args.out / "quantization.json").write_text(json.dumps(rows, indent=1))
+    text = table(rows)
+    (args.out / "quantization.md").write_text(text)
+    print(text)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", type=lambda text: tuple(text.split(",")), default=("trained", "corpus"))
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds of timing per model, all forms together")
+    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "results")
+    return parser.parse_args()
+
+
+def measure(subject: Subject, folder: Path, budget: float) -> dict[str, Any]:
+    """One row: for each form norms left, operators outside the integer part, quality and speed."""
+    calibration, tests, labels = data(subject)
+    floats = [outputs(subject.path, feeds, Level.DISABLE_ALL) for feeds in tests]
+    row: dict[str, Any] = {"model": subject.name, "float": quality(floats, floats, labels), "forms": {}}
+    quantised = {}
+    for form, path in forms(subject, folder).items():
+        target = folder / f"{subject.name}-{form.replace(' ', '')}-int8.onnx"
+        quantize_static(
+            str(path),
+            str(target),
+            Batches(calibration),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+        got = [outputs(target, feeds, Level.ALL) for feeds in tests]
+        row["forms"][form] = {**islands(target), "quality": quality(floats, got, labels)}
+        quantised[form] = target
+    feeds = tests[0] if not labels else {name: value[:1] for name, value in tests[0].items()}
+    runs = {f: open_runner(p, Level.ALL, 1, feeds, BenchOptions()).run for f, p in quantised.items()}
+    for form, result in race(runs, budget=budget, precision=0.01).items():
+        row["forms"][form].update(seconds=result.seconds, speedup=result.speedup)
+    return row
+
+
+def forms(subject: Subject, folder: Path) -> dict[str, Path]:
+    """The four float models that are quantised."""
+    found = {"original": subject.path}
+    found["bnfold"] = folder / f"{subject.name}-bnfold.onnx"
+    onnx.save(bnfold.fold(str(subject.path), bnfold.FoldOptions(verify=False)).model, str(found["bnfold"]))
+    for form, source in (("prepared", "original"), ("bnfold + prepared", "bnfold")):
+        found[form] = folder / f"{subject.name}-{source}-prepared.onnx"
+        quant_pre_process(str(found[source]), str(found[form]), skip_symbolic_shape=True)
+    return {form: found[form] for form in FORMS}
+
+
+def data(subject: Subject) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Any]:
+    """Feeds to calibrate with, feeds to test with, and labels when there are any."""
+    held_out = ROOT / "models" / f"{subject.name}_test.npz"
+    if subject.group != "trained" or not held_out.exists():
+        made = [feeds for seed in range(5) if (feeds := subject.feeds(1, seed)) is not None]
+        return made[:4], made[4:], None
+    name = onnx.load(str(subject.path)).graph.input[0].name
+    with np.load(held_out) as archive:
+        x, y = archive["x"], archive["y"]
+    calibration = [{name: x[i : i + 1]} for i in range(min(CALIBRATION, len(x) // 2))]
+    return calibration, [{name: x[len(calibration) :]}], [y[len(calibration) :]]
+
+
+def outputs(path: Path, feeds: dict[str, Any], level: Level) -> list[Any]:
+    """All outputs of one run."""
+    return list(open_session(path, optimize=level).run(feeds).values())
+
+
+def quality(expected: list[list[Any]], got: list[list[Any]], labels: Any) -> float:
+    """Accuracy in percent for class labels, mean squared error for images, else signal to noise in decibels."""
+    if labels is not None and labels[0].ndim == 1:
+        return float(np.mean([(o[0].argmax(1) == y).mean() for o, y in zip(got, labels, strict=True)]) * 100)
+    if labels is not None:
+        return float(np.mean([((o[0] - y) ** 2).mean() for o, y in zip(got, labels, strict=True)]))
+    pairs = [(a, b) for e, g in zip(expected, got, strict=True) for a, b in zip(e, g, strict=True)]
+    wide = [(np.asarray(a, float).ravel(), np.asarray(b, float).ravel()) for a, b in pairs]
+    signal = sum(float((a**2).sum()) for a, _ in wide)
+    noise = sum(float(((a - b) ** 2).sum()) for a, b in wide)
+    return 10 * float(np.log10(signal / noise)) if noise and signal else float("inf")
+
+
+def islands(path: Path) -> dict[str, int]:
+    """Norms left in float, and runs of the model's operators between a DequantizeLinear and a QuantizeLinear."""
+    graph = onnx.load(str(path)).graph
+    nodes = list(itertools.chain(graph.node))
+    names = [node.op_type for node in nodes]
+    return {
+        "norms": names.count("BatchNormalization"),
+        "operators": sum(name not in INTEGER and name != "Constant" for name in names),
+        "quantize_pairs": names.count("QuantizeLinear"),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: norms left, quality and time per form."""
+    text = [
+        "Norms left as float islands / QuantizeLinear nodes / quality / time (speed against the quantised original).",
+        "Quality: accuracy in %, mean squared error, or signal to noise in dB against the float model.",
+        "",
+        "| model | float | " + " | ".join(FORMS) + " |",
+        "|---|---:|" + "---:|" * len(FORMS),
+    ]
+    for row in rows:
+        if "forms" not in row:
+            text.append(f"| {row['model']} | {row['why']} |" + " |" * len(FORMS))
+            continue
+        cells = [form_cell(row["forms"][form]) for form in FORMS]
+        text.append(f"| {row['model']} | {number(row['float'])} | " + " | ".join(cells) + " |")
+    return "\n".join([*text, ""])
+
+
+def form_cell(form: dict[str, Any]) -> str:
+    """One form of one model."""
+    speed = f"{form['seconds'] * 1e3:.3f} ms ({form['speedup'][0]:.2f}x)"
+    return f"{form['norms']} / {form['quantize_pairs']} / {number(form['quality'])} / {speed}"
+
+
+def number(value: float) -> str:
+    """Three digits after the point, four when it is small."""
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
