@@ -36,6 +36,11 @@ class Applied:
 
 def apply_plans(roots: list[Scope], plans: dict[int, ScopePlan]) -> Applied:
     """Carry out the plans (by ``id`` of their scope) on the skeleton that the scopes index."""
+    with np.errstate(all="ignore"):  # what overflows is refused
+        return _apply_plans(roots, plans)
+
+
+def _apply_plans(roots: list[Scope], plans: dict[int, ScopePlan]) -> Applied:
     free, applied = FreeNames(roots), Applied()
     for root in roots:
         orphans = {id(scope): Orphans(scope) for scope in root.scopes()}
@@ -53,7 +58,7 @@ class _Sweep:
 
     def __init__(self, scope: Scope, plan: ScopePlan | None, free: FreeNames, orphans: Orphans, applied: Applied) -> None:
         self._scope = scope
-        self._plan = plan if plan is not None and (plan.gone or any(_shrinks(c) for c in plan.chains)) else None
+        self._plan = plan if plan is not None and (plan.gone or any(plan.shrinks(c) for c in plan.chains)) else None
         self._free = free
         self._orphans = orphans
         self._applied = applied
@@ -68,7 +73,7 @@ class _Sweep:
             self._linear(self._plan)
             self._constants(self._plan)
             for chain in self._plan.chains:
-                if _shrinks(chain):
+                if self._plan.shrinks(chain):
                     self._reduce(chain)
             self._forget(self._plan)
         given_back = self._orphans.sweep()
@@ -242,11 +247,6 @@ class _Sweep:
         if stale:
             _drop(graph.value_info, lambda value: value.name in stale)
             _drop(graph.quantization_annotation, lambda note: note.tensor_name in stale)
-
-
-def _shrinks(chain: Chain) -> bool:
-    """Whether a staying chain is to be written anew."""
-    return chain.staying and (chain.rewritten or (len(chain.members) > chain.operators_needed() > 0))
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:

@@ -16,6 +16,9 @@ from bnfold.refusals import Refusal
 from bnfold.report import Counts, Folded, Kept
 from bnfold.route import End, Route
 
+_SITE_SEARCH = 256
+"""Folds that are followed to find where one of them can be seen: bounds the work on endless chains."""
+
 __all__ = ["counts_after", "counts_before", "describe"]
 
 
@@ -41,29 +44,30 @@ def _kept(node: Node, refusal: Refusal) -> Kept:
 
 
 def _chain_rows(plan: ScopePlan, chain: Chain) -> Iterator[tuple[int, Folded | Kept]]:
+    sites = _sites(plan, chain)
     if not chain.staying:
         for member in chain.members:
-            yield member.node.index, _folded(plan, chain, member.node)
+            yield member.node.index, _folded(plan, chain, member.node, sites)
         return
     refusal = chain.refusal or Refusal("no-gain", "moving it would not save an operator", None)
-    survivors = _survivors(chain)
+    survivors = _survivors(plan, chain)
     for member in chain.members:
         if member.node.index in survivors:
             yield member.node.index, _kept(member.node, refusal)
         else:
-            yield member.node.index, _folded(plan, chain, member.node)
+            yield member.node.index, _folded(plan, chain, member.node, sites)
 
 
-def _survivors(chain: Chain) -> set[int]:
+def _survivors(plan: ScopePlan, chain: Chain) -> set[int]:
     """The members that a staying chain is written as."""
-    if not chain.rewritten and len(chain.members) <= max(chain.operators_needed(), 1):
+    if not plan.shrinks(chain):
         return {m.node.index for m in chain.members}
     if chain.norm is not None:
         return {chain.norm.node.index}
     return {m.node.index for m in chain.members[-chain.operators_needed() :]} if chain.operators_needed() else set()
 
 
-def _folded(plan: ScopePlan, chain: Chain, node: Node) -> Folded:
+def _folded(plan: ScopePlan, chain: Chain, node: Node, sites: tuple[str, ...]) -> Folded:
     routes = chain.routes or ([chain.half] if chain.half is not None else [])
     into: list[str] = []
     for route in routes:
@@ -72,7 +76,7 @@ def _folded(plan: ScopePlan, chain: Chain, node: Node) -> Folded:
         survivor = chain.norm.node if chain.norm is not None else chain.members[-1].node
         into = [survivor.label]
     words = _words(chain, routes)
-    return Folded(node.label, node.proto.op_type, tuple(into), words, tuple(_sites(plan, chain, set())), plan.scope.path)
+    return Folded(node.label, node.proto.op_type, tuple(into), words, sites, plan.scope.path)
 
 
 def _words(chain: Chain, routes: list[Route]) -> str:
@@ -99,11 +103,28 @@ def _route_words(route: Route) -> str:
     return f"{words}, through {', '.join(crossed)}" if crossed else words
 
 
-def _sites(plan: ScopePlan, chain: Chain, seen: set[int]) -> Iterator[str]:
-    """Tensors of the result that must equal the original's for this fold to be right."""
-    if id(chain) in seen:
-        return
-    seen.add(id(chain))
+def _sites(plan: ScopePlan, chain: Chain) -> tuple[str, ...]:
+    """Tensors of the result that must equal the original's for this fold to be right.
+
+    Where another fold changed such a tensor later, that fold's own sites stand in for it.
+    """
+    found: dict[str, None] = {}
+    seen = {id(chain)}
+    waiting = [chain]
+    while waiting:
+        current = waiting.pop()
+        for name in _ends(current):
+            later = plan.changed.get(name)
+            if later is None or later is current:
+                found[name] = None
+            elif id(later) not in seen and len(seen) < _SITE_SEARCH:
+                seen.add(id(later))
+                waiting.append(later)
+    return tuple(found)
+
+
+def _ends(chain: Chain) -> list[str]:
+    """Where the fold of a chain ends: the consumers' outputs, or else its own."""
     names: list[str] = []
     forward = [end for route in chain.routes for end in route.ends if end.into]
     if forward:
@@ -112,12 +133,7 @@ def _sites(plan: ScopePlan, chain: Chain, seen: set[int]) -> Iterator[str]:
             names.append((add if add is not None else end.node).outputs[0])
     else:
         names.append(chain.output)
-    for name in dict.fromkeys(names):
-        later = plan.changed.get(name)
-        if later is None or later is chain:
-            yield name
-        else:
-            yield from _sites(plan, later, seen)
+    return list(dict.fromkeys(names))
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------
@@ -159,6 +175,6 @@ def counts_after(model: Model, before: Counts, plans: dict[int, ScopePlan], appl
     for plan in plans.values():
         for chain in plan.chains:
             if chain.staying:
-                survivors = _survivors(chain)
+                survivors = _survivors(plan, chain)
                 affine += sum(not m.norm and m.node.index in survivors for m in chain.members)
     return Counts(nodes, norms, affine, parameters)

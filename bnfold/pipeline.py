@@ -229,6 +229,7 @@ def _until_fit(attempt: Callable[[Limits], Result], limits: Limits) -> Result:
         try:
             return attempt(limits)
         except HostUnfit as error:
+            assert (error.scope_path, error.node_index) not in limits.hosts, "an excluded operator is not written again"
             limits.hosts[error.scope_path, error.node_index] = error.refusal
 
 

@@ -142,10 +142,20 @@ class ScopePlan:
         if keeps_input:
             self.changed[chain.output] = chain
 
+    def may_change(self, chain: Chain) -> bool:
+        """Whether a staying chain may be written anew: not when its parameters proved not to fit their type before."""
+        return not any(m.node.index in self.excluded_hosts for m in chain.members)
+
+    def shrinks(self, chain: Chain) -> bool:
+        """Whether a staying chain is to be written anew, with fewer operators or another affine."""
+        if not chain.staying or not self.may_change(chain):
+            return False
+        return chain.rewritten or len(chain.members) > chain.operators_needed() > 0
+
     def can_merge(self, node: Node, affine: Affine, *, into: bool) -> bool:
         """Whether the chain that ``node`` belongs to can take another affine without growing."""
         chain = self.chain_of[node.index]
-        if not chain.staying or node is not (chain.members[0] if into else chain.members[-1]).node:
+        if not chain.staying or not self.may_change(chain) or node is not (chain.members[0] if into else chain.members[-1]).node:
             return False
         both = compose(self.scope, chain.data, affine, chain.affine) if into else compose(self.scope, chain.data, chain.affine, affine)
         if both is None or both.scale.size != max(chain.affine.scale.size, affine.scale.size):
@@ -170,6 +180,11 @@ def compose(scope: Scope, tensor: str, first: Affine, second: Affine) -> Affine 
 
 def plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
     """Plan one scope (not the scopes below it)."""
+    with np.errstate(all="ignore"):  # what overflows is refused
+        return _plan_scope(scope, limits)
+
+
+def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
     plan = ScopePlan(scope, limits)
     _collect(plan)
     for chain in plan.chains:
@@ -357,7 +372,7 @@ def _merge(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
     if isinstance(route, Route) and route.cost == 0 and route.ends:
         _take_merging(plan, chain, route, backward=False)
         return
-    if len(chain.members) > 1 and chain.operators_needed() > 1:
+    if len(chain.members) > 1 and chain.operators_needed() > 1 and plan.may_change(chain):
         _halve(plan, chain, readers)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HOP_LIMIT = 4096
 """Operators that one route may cross, over all its branches: keeps planning linear in the size of the graph."""
 
-DEPTH_LIMIT = 256
+DEPTH_LIMIT = 64
 """Operators that one branch of a route may cross."""
 
 __all__ = ["End", "Route", "Walker"]
@@ -116,6 +116,8 @@ class Walker:
             return self._meet(route, node, affine, into=False)
         port = self._port_after(node)
         if isinstance(port, Port):
+            if port.node is not node and affine.scales:
+                route.tensors.append(port.node.outputs[0])  # the product in front of its bias Add
             end = self._enter(port, affine, tensor, into=False)
             return end if isinstance(end, Refusal) else route.ends.append(end)
         rule = carry.BACKWARD.get(node.op)
@@ -221,6 +223,8 @@ class Walker:
         if entry is not None:
             port = entry(node, position)
             if isinstance(port, Port) or node.op not in carry.FORWARD:
+                if affine.shifts and node.op in matmul.MATMULS and matmul.bias_add(node) is not None:
+                    route.tensors.append(node.outputs[0])  # the bias Add behind it takes the shift
                 end = port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
                 return end if isinstance(end, Refusal) else route.ends.append(end)
         rule = carry.FORWARD.get(node.op)

@@ -8,35 +8,44 @@ import os
 import signal
 import sys
 import traceback
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from bnfold._version import __version__
 from bnfold.errors import BnfoldError, printable
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 __all__ = ["COMMANDS", "build", "run"]
 
-COMMANDS = ("fold", "inspect", "verify", "bench", "explain")
-"""In the order of ``bnfold --help``; each is a function of the same name in the module of the same name."""
+COMMANDS = {
+    "fold": "Fold a model, prove the result, and write it.",
+    "inspect": "Show what would fold, and why the rest stays.",
+    "verify": "Prove that two models are the same network.",
+    "bench": "Measure what folding gained.",
+    "explain": "Explain a reason for keeping an operator.",
+}
+"""What ``bnfold --help`` says; each is a function of the same name in the module of the same name."""
 
 DONE, USAGE, INTERRUPTED, CLOSED = 0, 2, 130, 141
 
 
-def build(names: tuple[str, ...] = COMMANDS) -> typer.Typer:
+def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """The application with the commands asked for; every one costs milliseconds to describe to typer."""
     app = typer.Typer(
         name="bnfold",
         help="Fold batch normalization out of ONNX models, and prove that the result is the same network.",
         epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage or unreadable input.",
-        add_completion=len(names) > 1,
+        add_completion=names is COMMANDS,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # names of files and tensors are not markup, and rich takes as long to load as typer
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
     for name in names:
-        app.command(name)(getattr(importlib.import_module(f".{name}", __package__), name))
+        app.command(name, short_help=COMMANDS[name])(getattr(importlib.import_module(f".{name}", __package__), name))
     return app
 
 
@@ -48,11 +57,17 @@ def run(arguments: list[str]) -> int:
     """
     _prepare_streams()
     try:
-        code = _invoke(arguments)
+        with _termination_as_exit():
+            code = _invoke(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         _discard_stdout()
+        return CLOSED
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        _discard_stdout()  # typer and rich leave with 1, which means that a check failed
         return CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -90,8 +105,6 @@ def _invoke(arguments: list[str]) -> int:
     else:
         _complain("say what to do, for example: bnfold fold model.onnx -o folded.onnx (bnfold --help lists all)")
         return USAGE
-    with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there handles signals
-        signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed on the way out
     try:
         code: Any = app(arguments, prog_name="bnfold", standalone_mode=False)
     except typer.Abort:
@@ -115,8 +128,22 @@ def _complain(message: str) -> None:
         print(f"bnfold: {printable(message)}", file=sys.stderr)
 
 
-def _terminate(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
+@contextlib.contextmanager
+def _termination_as_exit() -> Iterator[None]:
+    """Leave by an exception on SIGTERM, so that temporary files are removed on the way out."""
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _prepare_streams() -> None:

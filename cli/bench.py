@@ -10,42 +10,43 @@ import typer
 
 from bnfold.errors import ModelWriteError, OptionError, printable
 
+from .arguments import JsonOption, dimensions, seconds
+from .output import ProgressBar, columns, paint, refuse_overwriting, say, size, warn, write_json
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from rich.console import Console
-    from rich.table import Table
+    from bnfold.bench import BenchOptions, BenchReport, Row, StartRow
 
-    from bnfold.bench import BenchOptions, BenchReport, Row
+__all__ = ["bench", "bench_after_fold", "tables"]
 
-__all__ = ["bench", "bench_after_fold", "print_report"]
-
-PIPED = 110  # columns of a table that goes to a file or a pipe
 COLOURS = {"faster": "green", "slower": "red"}
 
 
 def bench(
-    original: Annotated[Path, typer.Argument(help="The model as it was.", show_default=False)],
-    folded: Annotated[Path, typer.Argument(help="The folded model.", show_default=False)],
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL.onnx", help="The model as it was.", show_default=False)],
+    folded: Annotated[Path, typer.Argument(metavar="FOLDED.onnx", help="The folded model.", show_default=False)],
     *,
     provider: Annotated[
-        str, typer.Option(help="Execution provider: cpu, cuda, or NAME[:option=value,...].", metavar="NAME")
+        str, typer.Option(metavar="NAME", help="Where to run: cpu, cuda, NAME[:option=value,...].")
     ] = "cpu",
-    batch: Annotated[str, typer.Option(help="Batch sizes to measure, e.g. 1,8,64.", metavar="N,...")] = "",
-    threads: Annotated[str, typer.Option(help="Threads per operator, e.g. 1,2; 0 is auto.", metavar="N,...")] = "1",
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to measure, such as 1,8,64.")] = "",
+    threads: Annotated[str, typer.Option(metavar="N,...", help="Threads per operator, such as 1,2; 0 is auto.")] = "1",
     dim: Annotated[
-        list[str] | None, typer.Option(help="Size of a dynamic dimension; may be repeated.", metavar="NAME=N")
+        list[str] | None, typer.Option(metavar="NAME=N", help="Size of a dynamic dimension; may be repeated.")
     ] = None,
-    budget: Annotated[float, typer.Option(help="Seconds of timing per row of the table.", metavar="SECONDS")] = 10.0,
-    seed: Annotated[int, typer.Option(help="For the inputs and the order of rounds.")] = 0,
-    json: Annotated[str, typer.Option(help="Write a JSON report with all samples; - is stdout.", metavar="FILE")] = "",
-    plot: Annotated[Path | None, typer.Option(help="Draw the samples into an SVG file.", metavar="FILE.svg")] = None,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Time per row of the table, such as 30s.")] = "10s",
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the inputs and of the order of rounds.")] = 0,
+    json: JsonOption = "",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw all samples into an SVG file.", show_default=False)
+    ] = None,
     fail_if_slower: Annotated[
-        str, typer.Option(help="Exit with 1 if any row is slower by more than this for certain.", metavar="5%")
+        str, typer.Option(metavar="5%", help="Exit with 1 if a row is slower by more than this for certain.")
     ] = "",
     tf32: Annotated[bool, typer.Option("--tf32", help="CUDA: allow TF32 in matrix products.")] = False,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="CUDA: capture and replay graphs.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No tables and no warnings.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and failed limits only.")] = False,
 ) -> None:
     """Measure two forms of one model against each other, in pairs and in random order.
 
@@ -60,30 +61,30 @@ def bench(
 
         bnfold bench model.onnx folded.onnx --fail-if-slower 5% --json bench.json
     """
+    refuse_overwriting(json, (original, folded))
+    refuse_overwriting(str(plot or ""), (original, folded))
+    limit = share(fail_if_slower) if fail_if_slower else None
     from bnfold.bench import BenchOptions
     from bnfold.runtime import Provider
 
-    limit = share(fail_if_slower) if fail_if_slower else None
     options = BenchOptions(
         provider=Provider.parse(provider),
         batches=numbers(batch, "--batch") or None,
         threads=numbers(threads, "--threads") or (1,),
-        dims=dict(map(dimension, dim or ())),
-        budget=budget,
+        dims=dimensions(dim or ()),
+        budget=seconds(budget) or 10.0,
         seed=seed,
         tf32=tf32,
         cuda_graph=cuda_graph,
     )
-    report = run(original, folded, options, quiet=quiet)
+    report = measure(original, folded, options, quiet=quiet)
     if json:
         write_json(report, json)
     if plot is not None:
-        from bnfold.bench.plot import svg
-
-        write(plot, svg(report))
+        draw(report, plot)
     if not quiet:
-        print_report(report, tables=json != "-")
-    if limit is not None and report_slower(report, limit):
+        show(report, on_stdout=json != "-")
+    if limit is not None and complain_about_slower(report, limit):
         raise typer.Exit(1)
 
 
@@ -91,28 +92,26 @@ def bench_after_fold(
     original: Path, folded: Path, options: BenchOptions | None = None, *, quiet: bool = False
 ) -> BenchReport:
     """What ``bnfold fold --bench`` calls: measure and print the same tables."""
-    report = run(original, folded, options, quiet=quiet)
+    report = measure(original, folded, options, quiet=quiet)
     if not quiet:
-        print_report(report)
+        show(report)
     return report
 
 
-def run(original: Path, folded: Path, options: BenchOptions | None, *, quiet: bool) -> BenchReport:
+def measure(original: Path, folded: Path, options: BenchOptions | None, *, quiet: bool) -> BenchReport:
     """Measure, with a progress bar on stderr when that is a terminal."""
-    from bnfold.bench.session import bench as measure
+    from bnfold.bench import session
 
-    if quiet or not sys.stderr.isatty():
-        return measure(original, folded, options)
-    from rich.console import Console
-    from rich.progress import Progress
+    with ProgressBar(quiet=quiet) as bar:
+        return session.bench(original, folded, options, progress=bar.step)
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("bench", total=None)
 
-        def show(what: str, step: int, steps: int) -> None:
-            bar.update(task, description=what, completed=step, total=steps)
-
-        return measure(original, folded, options, progress=show)
+def show(report: BenchReport, *, on_stdout: bool = True) -> None:
+    """Tables on stdout, warnings with advice on stderr."""
+    if on_stdout:
+        say(tables(report))
+    for message in warnings(report):
+        warn(message)
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
@@ -130,18 +129,6 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         raise OptionError(f"{option} {printable(text)!r}: expected whole numbers separated by commas") from None
 
 
-def dimension(text: str) -> tuple[str, int]:
-    """Read ``N=4``; the name may hold an equals sign itself.
-
-    Raises:
-        OptionError: there is no number behind the last equals sign.
-    """
-    name, _, value = text.rpartition("=")
-    if not name or not value.strip().isdigit():
-        raise OptionError(f"--dim {printable(text)!r}: expected NAME=NUMBER")
-    return name, int(value)
-
-
 def share(text: str) -> float:
     """Read ``5%`` or ``0.05`` as 0.05.
 
@@ -157,164 +144,136 @@ def share(text: str) -> float:
     return value
 
 
-# -- output ------------------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 
-def write_json(report: BenchReport, target: str) -> None:
-    """Write the report to a file, or to stdout for ``-``."""
-    from bnfold.report import dumps
-
-    if target == "-":
-        sys.stdout.write(dumps(report))
-    else:
-        write(Path(target), dumps(report))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file.
+def draw(report: BenchReport, path: Path) -> None:
+    """Write the picture.
 
     Raises:
         ModelWriteError: the system refuses.
     """
+    from bnfold.bench.plot import svg
+
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(svg(report), encoding="utf-8")
     except OSError as error:
-        raise ModelWriteError(f"{printable(path)}: cannot be written ({error.strerror})") from error
+        raise ModelWriteError(f"{printable(path)}: the plot cannot be written: {error.strerror}") from error
 
 
-def report_slower(report: BenchReport, limit: float) -> bool:
-    """Say on stderr which rows are slower than allowed."""
-    slower = report.slower_than(limit)
-    for row in slower:
-        factor = 1 / row.speedup.high - 1
-        message = f"bnfold: slower by at least {factor:.1%} at {row.level}{where(row)}; the limit is {limit:.1%}"
-        print(message, file=sys.stderr)
-    return bool(slower)
+def complain_about_slower(report: BenchReport, limit: float) -> bool:
+    """Say on stderr which rows are slower than allowed; whether there are any."""
+    rows = report.slower_than(limit)
+    for row in rows:
+        warn(f"slower by at least {1 / row.speedup.high - 1:.1%} at {row.level}{where(row)}; the limit is {limit:.1%}")
+    return bool(rows)
 
 
-def where(row: Row) -> str:
-    """Batch and threads of a row, for a sentence."""
-    batch = "" if row.batch is None else f", batch {row.batch}"
-    return f"{batch}, {thread_count(row.threads)}"
+def tables(report: BenchReport) -> Iterator[str]:
+    """What ``bnfold bench`` prints."""
+    yield paint(f"{report.original.name} against {report.folded.name} on {report.rows[0].provider}", "bold")
+    yield "Latency: median time per run, and how far samples are from it (median absolute deviation)"
+    yield from latency(report)
+    yield ""
+    yield from strips(report)
+    yield ""
+    yield "Beside latency"
+    yield from beside(report)
+    yield ""
+    yield headline(report)
 
 
-def print_report(report: BenchReport, *, tables: bool = True) -> None:
-    """Tables to stdout, warnings with advice to stderr."""
-    from rich.console import Console
-
-    if tables:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = PIPED
-        console.print(latency_table(report))
-        for line in strips(report, console):
-            console.print(line, markup=False)
-        console.print()
-        console.print(side_table(report))
-        console.print(headline(report), markup=False)
-    errors = Console(stderr=True, highlight=False)
-    for line in warnings(report):
-        errors.print(line, markup=False, soft_wrap=True)
-
-
-def latency_table(report: BenchReport) -> Table:
-    """One line per row of the report; columns that say the same everywhere go into the title."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def latency(report: BenchReport) -> list[str]:
+    """One line per row of the report; batch and threads only where they differ."""
     from bnfold.bench.units import duration, ratio
 
     batches = any(row.batch is not None for row in report.rows)
     threads = len({row.threads for row in report.rows}) > 1
-    common = "" if threads else f", {thread_count(report.rows[0].threads)}"
-    title = f"Latency on {report.rows[0].provider}{common}: median time per run ± median absolute deviation"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("optimisation", no_wrap=True)
-    for name in ("batch",) * batches + ("threads",) * threads + ("original", "folded", "speed-up", "noise"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    optional = ("batch",) * batches + ("threads",) * threads
+    cells = [("optimisation", *optional, "original", "folded", "speed-up", "95% interval", "noise", "")]
     for row in report.rows:
-        colour = COLOURS.get(row.verdict, "")
-        sides = (f"{duration(side.median)} ±{side.mad / side.median:.0%}" for side in (row.original, row.folded))
-        table.add_row(
-            row.level.removeprefix("ORT_"),
-            *((str(row.batch),) if batches else ()),
-            *((str(row.threads or "auto"),) if threads else ()),
-            *sides,
-            f"{ratio(row.speedup.median)} [{row.speedup.low:.3f}, {row.speedup.high:.3f}]".replace("[", r"\["),
-            f"±{row.noise:.1%}",
-            f"[{colour}]{row.verdict}[/]" if colour else row.verdict,
-        )
-    return table
+        sides = [f"{duration(side.median)} ±{side.mad / side.median:.0%}" for side in (row.original, row.folded)]
+        settings = ((str(row.batch),) if batches else ()) + ((str(row.threads or "auto"),) if threads else ())
+        interval = f"{row.speedup.low:.3f} to {row.speedup.high:.3f}"
+        verdict = paint(row.verdict, COLOURS[row.verdict]) if row.verdict in COLOURS else row.verdict
+        cells.append((row.level, *settings, *sides, ratio(row.speedup.median), interval, f"±{row.noise:.1%}", verdict))
+    return columns(cells, right=range(1, len(cells[0]) - 1))
 
 
-def thread_count(threads: int) -> str:
-    """``1 thread``, ``2 threads``, ``automatic threads``."""
-    return "automatic threads" if threads == 0 else f"{threads} thread{'s' * (threads != 1)}"
-
-
-def strips(report: BenchReport, console: Console) -> list[str]:
+def strips(report: BenchReport) -> list[str]:
     """The samples of the row that the headline quotes, as two lines of blocks."""
     from bnfold.bench.plot import strip, window
     from bnfold.bench.units import duration
 
     row = report.headline
     bounds = window(row)
-    plain = not (console.encoding or "").lower().startswith("utf")
-    scale = f"{duration(bounds[0])} to {duration(bounds[1])}"
+    plain = not (getattr(sys.stdout, "encoding", "") or "").lower().startswith("utf")
     sides = (("original", row.samples.original), ("folded", row.samples.folded))
-    lines = [f"  {name:8} {strip(values, bounds, ascii_only=plain)}" for name, values in sides]
-    return [f"Samples at {row.level}{where(row)}, {scale}:", *lines]
+    lines = columns([(name, strip(values, bounds, ascii_only=plain)) for name, values in sides])
+    scale = f"{duration(bounds[0])} to {duration(bounds[1])}"
+    return [f"Samples at {row.level}{where(row)}, from {scale}", *lines]
 
 
-def side_table(report: BenchReport) -> Table:
+def beside(report: BenchReport) -> list[str]:
     """What folding changed beside latency."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from bnfold.bench.units import amount
 
-    from bnfold.bench.units import amount, duration, size
-
-    table = Table(title="Beside latency", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for name in ("original", "folded", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
-
-    def line(label: str, before: float | None, after: float | None, show: Callable[[float], str]) -> None:
-        known = before is not None and after is not None
-        change = f"{after / before - 1:+.1%}" if known and before else ""  # type: ignore[operator]
-        table.add_row(label, *("unknown" if v is None else show(v) for v in (before, after)), change)
-
-    for row in report.starts:
-        line(f"session creation, {row.level}", row.original.create, row.folded.create, duration)
-        line(f"peak memory of a process, {row.level}", row.original.peak_bytes, row.folded.peak_bytes, size)
     before, after = report.original, report.folded
-    line("file size", before.file_bytes, after.file_bytes, size)
-    line("operators", before.operators, after.operators, amount)
-    line("batch norms", before.norms, after.norms, amount)
-    line("parameters", before.parameters, after.parameters, amount)
-    line("multiply-adds per run", before.multiply_adds, after.multiply_adds, amount)
-    return table
+    sizes = before.file_bytes, after.file_bytes
+    rows: list[tuple[str, ...]] = [("", "original", "folded", "change")]
+    for start in report.starts:
+        rows += start_lines(start)
+    rows.append(("file size", *map(size, sizes), change(*sizes)))
+    for label, name in (("operators", "operators"), ("batch norms", "norms"), ("parameters", "parameters"),
+                        ("multiply-adds per run", "multiply_adds")):  # fmt: skip
+        values = getattr(before, name), getattr(after, name)
+        rows.append((label, *("unknown" if v is None else amount(v) for v in values), change(*values)))
+    return columns(rows, right=(1, 2, 3))
+
+
+def start_lines(start: StartRow) -> Iterator[tuple[str, ...]]:
+    """Session creation and memory at one level."""
+    from bnfold.bench.units import duration
+
+    fields: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+        ("session creation", "create", duration),
+        ("peak memory of a process", "peak_bytes", lambda value: size(int(value))),
+    )
+    for label, name, text in fields:
+        values = getattr(start.original, name), getattr(start.folded, name)
+        yield f"{label}, {start.level}", text(values[0]), text(values[1]), change(*values)
+
+
+def change(before: float | None, after: float | None) -> str:
+    """``-12.3%``, or nothing when either is unknown."""
+    return "" if not before or after is None else f"{after / before - 1:+.1%}"
 
 
 def headline(report: BenchReport) -> str:
     """The one sentence to quote: always about everything that onnxruntime can do switched on."""
     row = report.headline
-    if row.verdict == "no measurable difference":
-        return f"With onnxruntime's optimisations on: no measurable difference{where(row)}."
-    low, high = sorted((row.speedup.low, row.speedup.high))
+    if row.verdict not in COLOURS:
+        return f"With onnxruntime's optimisations on: {row.verdict}{where(row)}."
     return (
-        f"With onnxruntime's optimisations on the folded model is {row.verdict}: "
-        f"{row.speedup.median:.2f}x the original's speed (95% interval {low:.3f} to {high:.3f}){where(row)}."
+        f"With onnxruntime's optimisations on the folded model is {row.verdict}: {row.speedup.median:.2f}x the "
+        f"original's speed (95% interval {row.speedup.low:.3f} to {row.speedup.high:.3f}){where(row)}."
     )
 
 
-def warnings(report: BenchReport) -> list[str]:
-    """One line per warning; the same warning about several rows stands once."""
-    found = [(caution, "") for caution in report.cautions]
-    found += [(caution, f" ({row.level}{where(row)})") for row in report.rows for caution in row.cautions]
-    lines = [f"bnfold: warning: {c.message}{place}; {c.advice}" for c, place in found]
+def where(row: Row) -> str:
+    """Batch and threads of a row, for a sentence."""
+    batch = "" if row.batch is None else f", batch {row.batch}"
+    threads = "automatic threads" if row.threads == 0 else f"{row.threads} thread{'s' * (row.threads != 1)}"
+    return f"{batch}, {threads}"
+
+
+def warnings(report: BenchReport) -> Iterator[str]:
+    """One line per warning, with what to do about it."""
+    for caution in report.cautions:
+        yield f"warning: {caution.message}; {caution.advice}"
     for row in report.rows:
+        for caution in row.cautions:
+            yield f"warning: {caution.message} ({row.level}{where(row)}); {caution.advice}"
         if any(row.foreign_nodes):
-            counts = " and ".join(str(n) for n in row.foreign_nodes)
-            lines.append(f"bnfold: note: {counts} nodes run on the CPU instead of {row.provider}{where(row)}")
-    return lines
+            before, after = row.foreign_nodes
+            yield f"note: {before} and {after} nodes run on the CPU instead of {row.provider} ({row.level}{where(row)})"

@@ -196,7 +196,7 @@ class _Proof:
 
     def options(self, bar: ProgressBar) -> VerifyOptions:
         from bnfold.runtime import Provider
-        from bnfold.verify import VerifyOptions
+        from bnfold.verify.options import VerifyOptions
 
         return VerifyOptions(
             provider=Provider.parse(self.provider),

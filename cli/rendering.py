@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.errors import printable
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from bnfold.report import Counts
 
 __all__ = ["folded", "kept_lines", "planned", "rows"]
+
+Measured = tuple[str, str, float, float, float]
+"""Name, verdict, error, what rounding alone does, tolerance."""
 
 NORM = "BatchNormalization"
 SHOWN = 10  # nodes listed per reason without -v
@@ -31,12 +35,13 @@ def folded(report: Report, *, verbose: bool = False) -> Iterator[str]:
     yield ""
     yield from _change(report.before, report.after)
     yield ""
-    yield from (f"Wrote {printable(name)}" for name in report.files)
+    yield from (f"Wrote {_near(name)}" for name in report.files)
 
 
 def planned(plan: Plan, *, verbose: bool = False) -> Iterator[str]:
     """What ``bnfold fold --dry-run`` and ``--check`` print."""
-    yield paint(f"Would fold {_tally(plan.folded, plan.before)}", "bold")
+    heading = f"Would fold {_tally(plan.folded, plan.before)}" if plan.folded else "There is nothing to fold."
+    yield paint(heading, "bold")
     yield from routes(plan.folded, verbose=verbose)
     yield from kept_lines(plan.kept, verbose=verbose)
     yield "Nothing was written."
@@ -92,14 +97,26 @@ def proof_lines(proof: VerifyReport | None, *, verbose: bool) -> Iterator[str]:
         return
     facts = [*proof.evaluators, many(len(proof.inputs), "input set"), f"seed {proof.seed}", f"{proof.seconds:.1f} s"]
     yield f"  {', '.join(facts)}"
-    table = [("", "verdict", "error", "rounding alone", "tolerance")]
-    for output in proof.outputs:
-        figures = (output.metrics.max_abs, output.noise.max_abs, output.tolerance)
-        table.append((f"output {printable(output.name)}", output.verdict, *(f"{figure:.1e}" for figure in figures)))
+    figures: list[Measured] = [
+        (f"output {printable(o.name)}", o.verdict, o.metrics.max_abs, o.noise.max_abs, o.tolerance)
+        for o in proof.outputs
+    ]
+    yield from _measurements("absolute error", figures)
+    figures = []
     for site in proof.sites:
-        figures = (site.error_abs, site.noise, site.tolerance)
-        table.append((f"site {printable(site.tensor)}", site.verdict, *(f"{figure:.1e}" for figure in figures)))
-    yield from columns(table, right=(2, 3, 4))
+        unit = site.spread or 1.0  # a channel without spread is measured as it is
+        measured = (site.error_abs / unit, site.noise / unit, site.tolerance / unit)
+        figures.append((f"site {printable(site.tensor)}", site.verdict, *measured))
+    yield from _measurements("error / spread", figures)
+
+
+def _measurements(error: str, rows: Sequence[Measured]) -> list[str]:
+    """Errors of outputs or sites beside what rounding alone does, and what would have passed."""
+    if not rows:
+        return []
+    table: list[tuple[str, ...]] = [("", "verdict", error, "rounding alone", "tolerance")]
+    table += [(name, verdict, *(f"{figure:.1e}" for figure in figures)) for name, verdict, *figures in rows]
+    return columns(table, right=(2, 3, 4))
 
 
 def _tally(entries: Sequence[Folded], before: Counts) -> str:
@@ -120,10 +137,19 @@ def _change(before: Counts, after: Counts) -> list[str]:
         ("affine operators", "affine_operators"),
         ("parameters", "parameters"),
     ):
-        table.append((name, f"{getattr(before, field):,}", f"{getattr(after, field):,}"))
+        if getattr(before, field) or getattr(after, field):
+            table.append((name, f"{getattr(before, field):,}", f"{getattr(after, field):,}"))
     if before.file_bytes is not None and after.file_bytes is not None:
         table.append(("size", size(before.file_bytes), size(after.file_bytes)))
     return columns(table, right=(1, 2))
+
+
+def _near(path: str) -> str:
+    """The path from the current folder when it lies beneath, else as it is."""
+    try:
+        return printable(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return printable(path)
 
 
 def _place(entry: Folded | Kept) -> str:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, parser
 
 import bnfold
@@ -23,7 +25,6 @@ import bnfold
 Array = np.ndarray[Any, Any]
 
 FLOAT_NAMES = {"float": np.float32, "float16": np.float16, "double": np.float64}
-LEFT = ("Mul", "Add", "Sub", "Div", "Neg", "BatchNormalization")
 
 _NORM = re.compile(r"([\w.]+)\s*=\s*BN([a-z]*)(\d+)\s*(?:<([^>]*)>)?\s*\(\s*([\w.]+)\s*\)")
 
@@ -45,8 +46,8 @@ def norm_parameters(kind: str, channels: int, name: str, dtype: Any = np.float32
     gamma = np.exp2(random.integers(-1, 3, channels)) * random.choice([-1.0, 1.0], channels)
     variance = np.exp2(2.0 * random.integers(-1, 2, channels))
     beta, mean = random.integers(-4, 5, channels) * 2.0 + 1, random.integers(-4, 5, channels) * 2.0
-    if channels > 1 and not (gamma != gamma[0]).any():
-        gamma[0] *= -2.0
+    if channels > 1:
+        gamma[0], gamma[-1] = -2.0 * abs(gamma[-1]), abs(gamma[-1])
     if "pos" in kind:
         gamma = np.abs(gamma)
     if "scale" in kind:
@@ -93,7 +94,7 @@ def build(
         f"<ir_version: {ir}, opset_import: [{header}]>\nagraph ({inputs}) => ({outputs}) {{\n{body}\n}}\n{functions}"
     )
     for name, value in constants.items():
-        values[name] = integers(value, name, FLOAT_NAMES.get(kind, np.float32)) if isinstance(value, tuple) else np.asarray(value)
+        values[name] = integers(value, name, FLOAT_NAMES.get(kind, np.float32)) if isinstance(value, tuple) else _as_array(value)
     for name, value in values.items():
         made.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
     if ir < 4:
@@ -102,6 +103,11 @@ def build(
             made.graph.input.append(helper.make_tensor_value_info(name, element, value.shape))
     _declare_outputs(made)
     return made
+
+
+def _as_array(value: Any) -> Array:
+    """A list stands for a shape or a list of axes."""
+    return np.array(value, np.int64) if isinstance(value, list) else np.asarray(value)
 
 
 def _declare_outputs(model: ModelProto) -> None:
@@ -183,14 +189,21 @@ def count(model: ModelProto, *operators: str) -> int:
     return sum(node.op_type in operators for node in all_nodes(model))
 
 
+def plain_affines(model: ModelProto) -> int:
+    """Number of Mul, Add, Sub, Div by a stored constant, and of Neg."""
+    nodes = all_nodes(model)
+    stored = {tensor.name for tensor in model.graph.initializer} | {n.output[0] for n in nodes if n.op_type == "Constant"}
+    return sum(n.op_type == "Neg" or (n.op_type in ("Mul", "Add", "Sub", "Div") and not stored.isdisjoint(n.input)) for n in nodes)
+
+
 def ops(model: ModelProto) -> list[str]:
     """Operator types of the main graph, in order."""
     return [node.op_type for node in model.graph.node]
 
 
 def made_tensors(model: ModelProto) -> set[str]:
-    """Tensors that nodes of the main graph make."""
-    return {name for node in model.graph.node for name in node.output if name}
+    """Tensors that nodes of the main graph compute; constants, like initializers, may change in place."""
+    return {name for node in model.graph.node if node.op_type != "Constant" for name in node.output if name}
 
 
 def fold(model: ModelProto) -> bnfold.FoldResult:
@@ -237,9 +250,8 @@ def assert_same(original: ModelProto, folded: ModelProto, feeds: dict[str, Array
 def folds(model: ModelProto, *, norms: int = 0, affines: int = 0, exact: bool = True, **sizes: int) -> ModelProto:
     """Assert that this many norms and other affine operators stay, that the result is the same network, and return it."""
     result = fold(model)
-    left = [node.op_type for node in all_nodes(result.model)]
-    assert left.count("BatchNormalization") == norms, describe(result)
-    assert sum(op in LEFT[:-1] for op in left) == affines, describe(result)
+    assert count(result.model, "BatchNormalization") == norms, describe(result)
+    assert plain_affines(result.model) == affines, describe(result)
     for seed in range(2):
         assert_same(model, result.model, feeds_for(model, seed, **sizes), exact=exact)
     return result.model
@@ -256,7 +268,7 @@ def describe(result: bnfold.FoldResult) -> str:
     return "\n".join(
         [f"folded {entry.node}: {entry.route}" for entry in result.report.folded]
         + [f"kept {entry.node}: {entry.code}: {entry.reason}" for entry in result.report.kept]
-        + [helper.printable_graph(result.model.graph)]
+        + [onnx.printer.to_text(result.model.graph)]
     )
 
 
@@ -267,3 +279,39 @@ def initializers(model: ModelProto) -> dict[str, Array]:
 def tensor(values: Array, data_type: int, name: str) -> TensorProto:
     """A tensor of any element type, rounded by NumPy and ml_dtypes."""
     return numpy_helper.from_array(np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(data_type)), name)
+
+
+# -- tables of cases ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table: a model, and what has to come out of it."""
+
+    inputs: str
+    nodes: str
+    options: dict[str, Any]
+
+    def model(self) -> ModelProto:
+        expectations = ("norms", "affines", "sizes", "codes", "holds")
+        return build(self.inputs, self.nodes, **{k: v for k, v in self.options.items() if k not in expectations})
+
+    def folds(self) -> ModelProto:
+        options = self.options
+        folded = folds(self.model(), norms=options.get("norms", 0), affines=options.get("affines", 0), **options.get("sizes", {}))
+        for op, number in options.get("holds", {}).items():
+            assert count(folded, op) == number, onnx.printer.to_text(folded.graph)
+        return folded
+
+    def keeps(self) -> None:
+        keeps(self.model(), *self.options["codes"])
+
+
+def case(name: str, inputs: str, nodes: str, **options: Any) -> Any:
+    """A row for ``pytest.mark.parametrize("case", ...)``: ``norms`` and ``affines`` are the numbers that stay (default 0)."""
+    return pytest.param(Case(inputs, nodes, options), id=name)
+
+
+def kept(name: str, codes: str, inputs: str, nodes: str, **options: Any) -> Any:
+    """A row that must not change, with the refusal codes in graph order."""
+    return pytest.param(Case(inputs, nodes, {**options, "codes": codes.split()}), id=name)

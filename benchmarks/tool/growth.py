@@ -6,8 +6,8 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from measure import interleaved, remove
-from timing import Settings, cost_json, files_of, generated, jobs
+from measure import interleaved
+from timing import Settings, cost_json, discard, files_of, generated, jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +32,7 @@ def measure(axis: str, tools: Tools, settings: Settings) -> dict[str, Any]:
         total = sum(path.stat().st_size for path in files_of(source))
         points.append({"size": size, "bytes": total, "costs": list(map(cost_json, costs))})
         settings.say(f"{axis} {size}: " + ", ".join(f"{c.tool} {c.seconds or c.why}" for c in costs))
-        if not settings.keep and total > 1e9:
-            remove([source])
+        discard(source, settings)
     return {"axis": axis, "points": points}
 
 

@@ -1,6 +1,6 @@
 """Make the models that the tools are timed on: ``python models.py KIND COUNT PATH``.
 
-* ``nodes``: COUNT times Conv(4, 4, 1x1) - BatchNormalization - Relu, so that only the graph is large.
+* ``nodes``: COUNT times Conv(7, 7, 1x1) - BatchNormalization - Relu, so that only the graph is large.
 * ``inline``: COUNT times Conv(512, 512, 3x3) - BatchNormalization, 9.4 MB of weights each, inside the model file.
 * ``external``: the same with the weights in ``PATH.data``.
 * ``bytes``: inline up to 1.9 GB and external above, with about COUNT million bytes of weights.
@@ -19,6 +19,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 CHANNELS = 512
+SMALL = 7  # channels of the small ones: 30,000 nodes make 6 MB
 LAYER = CHANNELS * CHANNELS * 9 * 4  # bytes of one large weight
 INLINE_LIMIT = 1_900  # million bytes
 
@@ -60,11 +61,11 @@ def many_nodes(count: int, path: Path) -> None:
         target = "y" if number == count - 1 else f"l{number}.r"
         nodes += layer(number, source, f"l{number}.b", 0)
         nodes.append(helper.make_node("Relu", [f"l{number}.b"], [target], name=f"l{number}.relu"))
-        weight = random.normal(0, 0.5, (4, 4, 1, 1)).astype(np.float32)
+        weight = random.normal(0, 0.4, (SMALL, SMALL, 1, 1)).astype(np.float32)
         weights.append(numpy_helper.from_array(weight, f"l{number}.w"))
-        weights += norm_parameters(random, 4, f"l{number}")
+        weights += norm_parameters(random, SMALL, f"l{number}")
         source = target
-    onnx.save(finish(nodes, weights, 4), str(path))
+    onnx.save(finish(nodes, weights, SMALL), str(path))
 
 
 def large(count: int, path: Path, *, external: bool, kernel: int = 3) -> None:

@@ -2,7 +2,8 @@
 
 Builds an environment with the other tools in ``.cache/peers``, makes the models in ``.cache/models``, runs every tool
 as a whole process in interleaved rounds, and writes ``.cache/results/tool.json`` and ``tool.md``. Needs Linux, and up
-to 30 GB of disk for the growth series. Parts: nodes, inline, external, corpus, startup, growth, accuracy, coverage.
+to 30 GB of disk for the growth series. Parts: startup, nodes, inline, external, corpus,
+profile, growth, accuracy, coverage.
 
 This process stays small on purpose (no NumPy, no onnx): a child's peak memory starts at its parent's.
 """
@@ -31,7 +32,7 @@ from tools import CACHE, HERE, PEERS, Tools, corpus, find
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = ("startup", "nodes", "inline", "external", "corpus", "growth", "accuracy", "coverage")
+PARTS = ("startup", "nodes", "inline", "external", "corpus", "profile", "growth", "accuracy", "coverage")
 
 
 def main() -> int:
@@ -80,6 +81,8 @@ def measure(part: str, tools: Tools, settings: timing.Settings) -> Any:
         return timing.large_models(part, tools, settings)
     if part == "startup":
         return timing.startup(tools, settings)
+    if part == "profile":
+        return timing.profile(tools, settings)
     if part == "growth":
         return [growth.measure(axis, tools, settings) for axis in ("nodes", "bytes")]
     if part == "accuracy":
@@ -114,6 +117,7 @@ def markdown(results: dict[str, Any], out: Path) -> str:
     tables: dict[str, Callable[[Any], str]] = {
         **dict.fromkeys((*timing.PARTS, "startup"), timing.table),
         "corpus": timing.corpus_table,
+        "profile": timing.profile_table,
         "growth": lambda rows: growth_text(rows, out),
         "accuracy": accuracy_table,
         "coverage": leftovers.table,

@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from measure import Cost, Job, interleaved, remove
-from tools import CACHE, FLOORS, HERE, PEERS, Tools
+from measure import Cost, Job, interleaved, remove, warm
+from tools import CACHE, FLOORS, HERE, PEERS, Tools, copy_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +60,12 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, *sorted(path.parent.glob(path.name + ".*")))
 
 
+def discard(source: Path, settings: Settings) -> None:
+    """Delete a generated model above 1 GB, unless it is to be kept."""
+    if not settings.keep and sum(path.stat().st_size for path in files_of(source)) > 1e9:
+        remove([source])
+
+
 def jobs(tools: Tools, source: Path, work: Path, which: Sequence[str]) -> list[Job]:
     """One job per tool on one model."""
     found = []
@@ -83,8 +89,7 @@ def large_models(part: str, tools: Tools, settings: Settings) -> list[dict[str, 
             )
             size = sum(path.stat().st_size for path in files_of(source))
             rows.append({"model": title, "cache": cache, "bytes": size, "costs": list(map(cost_json, costs))})
-        if not settings.keep and sum(path.stat().st_size for path in files_of(source)) > 1e9:
-            remove([source])
+        discard(source, settings)
     return rows
 
 
@@ -120,6 +125,36 @@ def startup(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
     return [{"model": "start-up", "cache": "warm", "costs": list(map(cost_json, costs))}]
 
 
+def profile(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
+    """Medians of the steps of a fold beside the floor, for many nodes and for large weights; see ``spent.py``."""
+    rows = []
+    for title, kind, count in (PARTS["nodes"][0], PARTS["inline"][0], PARTS["external"][0]):
+        source = generated(kind, count)
+        destination = settings.work / "profiled.onnx"
+        work = [
+            Job("python -c pass", (sys.executable, "-c", "pass")),
+            Job("import numpy, onnx, typer", (sys.executable, "-c", "import numpy, onnx, typer")),
+            Job("cp", copy_command(source, destination), files_of(source), (destination,)),
+            Job("bnfold fold", tools.command("bnfold", source, destination), files_of(source), (destination,)),
+        ]
+        floors = {
+            cost.tool: cost.seconds for cost in interleaved(work, rounds=settings.rounds, timeout=settings.timeout)
+        }
+        command = [sys.executable, str(HERE / "spent.py"), str(source), str(destination)]
+        found = []
+        for _ in range(settings.rounds):
+            warm(files_of(source))
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+            remove([destination])
+        discard(source, settings)
+        row: dict[str, Any] = {"model": title, "processes": floors}
+        for part in ("spent", "floor"):
+            row[part] = {step: statistics.median(run[part].get(step, 0.0) for run in found) for step in found[0][part]}
+        rows.append(row)
+    return rows
+
+
 def cost_json(cost: Cost) -> dict[str, Any]:
     """A cost with its raw runs."""
     runs = [asdict(run) for run in cost.runs]
@@ -135,7 +170,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         text += [f"**{row['model']}, {row['cache']} file cache**", "", "| tool | time | against bnfold | peak memory |"]
         text.append("|---|---:|---:|---:|")
-        own = next((cost for cost in row["costs"] if cost["tool"] == "bnfold"), None)
+        own = next((cost for cost in row["costs"] if cost["tool"] in ("bnfold", "bnfold: 300 nodes")), None)
         for cost in row["costs"]:
             text.append("| " + " | ".join(cells(cost, own)) + " |")
         text.append("")
@@ -149,6 +184,18 @@ def cells(cost: dict[str, Any], own: dict[str, Any] | None) -> tuple[str, str, s
     known = own is not None and own["seconds"] is not None
     ratio = f"{cost['seconds'] / own['seconds']:.2f}x" if known and own is not None else ""
     return cost["tool"], f"{cost['seconds']:.3f} s", ratio, f"{cost['peak'] / 1e6:.0f} MB"
+
+
+def profile_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: what is spent, step by step, and the floor."""
+    text = []
+    for row in rows:
+        text += [f"**{row['model']}**", "", "| | seconds |", "|---|---:|"]
+        text += [f"| process: {name} | {seconds:.3f} |" for name, seconds in row["processes"].items()]
+        text += [f"| floor inside: {name} | {seconds:.3f} |" for name, seconds in row["floor"].items()]
+        text += [f"| spent inside: {name} | {seconds:.3f} |" for name, seconds in row["spent"].items()]
+        text.append("")
+    return "\n".join(text)
 
 
 def corpus_table(rows: Sequence[dict[str, Any]]) -> str:

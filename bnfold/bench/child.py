@@ -1,6 +1,6 @@
 """A fresh process that opens one session, runs it once and says what that cost.
 
-Started as ``python -m bnfold.bench.child REQUEST``. The request is JSON (see :func:`bnfold.bench.startup.request`);
+The request, its only argument, is JSON (see :func:`bnfold.bench.startup.request`);
 the answer is one JSON line on stdout.
 """
 
@@ -65,7 +65,3 @@ def answer(request: dict[str, Any]) -> dict[str, float | int]:
 def main() -> None:
     """Entry point: the request is the only argument."""
     print(json.dumps(answer(json.loads(sys.argv[1]))))
-
-
-if __name__ == "__main__":
-    main()

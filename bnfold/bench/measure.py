@@ -75,14 +75,14 @@ def compare(
         warm_up(original, folded, loops, pace, clock)
         rounds = Rounds()
         end = clock() + int(pace.budget * 1e9)
-        for original_first in orders(seed):
-            add_round(rounds, original, folded, loops=loops, original_first=original_first, clock=clock)
+        order = orders(seed)
+        while True:
+            add_round(rounds, original, folded, loops=loops, original_first=next(order), clock=clock)
             count = len(rounds.original)
             if count >= FIRST_LOOK and look(count) and rounds.narrow(pace.precision):
                 return rounds.samples(loops), "precision"
             if (clock() >= end and count >= 2) or count >= pace.max_rounds:
-                break
-        return rounds.samples(loops), "budget"
+                return rounds.samples(loops), "budget"
 
 
 def add_round(rounds: Rounds, original: Run, folded: Run, *, loops: int, original_first: bool, clock: Clock) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_starts", "request", "summarise"]
 
+CHILD = "from bnfold.bench.child import main; main()"
+
 Spawn = Callable[[dict[str, Any]], Start]
 
 
@@ -32,7 +34,7 @@ def spawn(question: dict[str, Any]) -> Start:
     Raises:
         RuntimeMissingError: the process ended without an answer.
     """
-    command = [sys.executable, "-m", "bnfold.bench.child", json.dumps(question)]
+    command = [sys.executable, "-c", CHILD, json.dumps(question)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -80,9 +80,7 @@ def _lower_rank(size: int, confidence: float) -> int:
 
 
 def _binomial_tail(trials: int, rate: float, at_least: int) -> float:
-    """P(X >= at_least) for a binomial X."""
-    if rate >= 1.0:
-        return 1.0
+    """P(X >= at_least) for a binomial X; 0 < rate < 1."""
     counts = np.arange(at_least, trials + 1)
     logs = _log_factorials(trials)
     terms = logs[trials] - logs[counts] - logs[trials - counts]

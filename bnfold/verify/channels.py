@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfold.verify.noise import EPSILON
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,7 +60,7 @@ def compare_channels(
     axis: int,
     *,
     terms: float,
-    epsilon: float = EPSILON["float32"],
+    epsilon: float = 2.0**-23,
     shift_noise: NDArray[np.float64] | None = None,
 ) -> ChannelErrors:
     """Compare the copies ``a`` and ``b`` of a tensor channel by channel, in the light of the others.

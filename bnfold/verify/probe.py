@@ -25,7 +25,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
 
 from bnfold.verify import noise
-from bnfold.verify.view import bodies
+from bnfold.verify.view import STEERING, bodies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,19 +42,6 @@ __all__ = ["Probe", "build"]
 _WIDENED = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _SHIFT_DRAWS = 6
 _LARGE = 1 << 16  # bytes above which a constant is handed to the session instead of being copied into the model
-# Inputs that steer an operator instead of being computed with: moving them by an ulp could change shapes or cases.
-_STEERING = {
-    "Resize": (1, 2, 3),
-    "Upsample": (1,),
-    "Pow": (1,),
-    "Range": (0, 1, 2),
-    "OneHot": (0, 1),
-    "Clip": (1, 2),
-    "Pad": (1, 2, 3),
-    "NonMaxSuppression": (2, 3, 4),
-    "QuantizeLinear": (1, 2),
-    "Dropout": (1, 2),
-}
 
 
 @dataclass(slots=True)
@@ -196,7 +183,7 @@ class _Emitter:
     def _special(self) -> tuple[set[Key], set[Key]]:
         steering, biases = set(), set()
         for node in self.region.nodes:
-            for position in _STEERING.get(node.op, ()):
+            for position in STEERING.get(node.op, ()):
                 if position < len(node.inputs) and node.inputs[position]:
                     steering.add(self._key(node.view, node.inputs[position]))
             bias = _int32_bias(node, self.values)

@@ -166,7 +166,7 @@ _STEERED = {
 
 
 def steered(site: Site) -> frozenset[Key]:
-    """Tensors that enter a site and steer it (sizes, scales, positions): they keep the values they have in the model."""
+    """Tensors that enter a site and steer it (sizes, scales, positions): they keep their values."""
     found: set[Key] = set()
     for region in (site.original, site.folded):
         for node in region.nodes:

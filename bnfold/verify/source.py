@@ -16,6 +16,7 @@ from bnfold.errors import RuntimeMissingError
 from bnfold.model import Model
 from bnfold.runtime import CPU, Level, Provider, Session, open_reference, open_session
 from bnfold.tensors import tensors
+from bnfold.verify.view import STEERING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SHAPE_OF", "Source"]
 
 SHAPE_OF = "bnfold/shape of/"  # prefix of the outputs that hold shapes
+_FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _COMPARE = 1 << 22  # bytes compared at a time
 
 
@@ -60,6 +62,25 @@ class Source:
         """Bytes of a tensor of this model."""
         blob = self.model.blob(tensor)
         return blob.nbytes if blob is not None else tensor.ByteSize()
+
+    def weights(self) -> list[onnx.TensorProto]:
+        """Float constants of the main graph that are computed with; ``Constant`` nodes' under their output's name."""
+        nodes = self.proto.graph.node
+        steering: set[str] = set()
+        for node in reversed(nodes):
+            if steering.isdisjoint(node.output):
+                places = STEERING.get(node.op_type, ())
+                steering.update(name for place, name in enumerate(node.input) if place in places)
+            elif node.op_type not in ("Shape", "Size"):
+                steering.update(node.input)
+        found = [t for t in self.proto.graph.initializer if t.data_type in _FLOATS and t.dims]
+        for node in nodes:
+            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+            if node.op_type == "Constant" and tensor is not None and tensor.data_type in _FLOATS and tensor.dims:
+                found.append(type(tensor)())
+                found[-1].CopyFrom(tensor)
+                found[-1].name = node.output[0]
+        return [tensor for tensor in found if tensor.name not in steering]
 
     def constant_bytes(self, view: View, name: str) -> int:
         """Bytes of a stored constant; 0 for one that is computed."""
@@ -101,6 +122,7 @@ class Source:
         proto, external = self._for_session()
         _expose(proto, expose, shapes)
         replaced = dict(overrides or {})
+        _store_constants(proto, replaced)
         for name in [name for name in replaced if name in external]:
             external[name] = replaced.pop(name)
         if replaced:
@@ -150,6 +172,25 @@ class Source:
                 tensor.ClearField("data_location")
                 tensor.raw_data = raw
         return proto, external
+
+
+def _store_constants(proto: onnx.ModelProto, replaced: dict[str, NDArray[Any]]) -> None:
+    """Turn ``Constant`` nodes whose value is to be replaced into initializers with that value."""
+    from onnx import numpy_helper
+
+    if not replaced:
+        return
+    kept = []
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and not node.domain and node.output[0] in replaced:
+            name = node.output[0]
+            proto.graph.initializer.append(numpy_helper.from_array(replaced.pop(name), name))
+        else:
+            kept.append(node)
+    if len(kept) < len(proto.graph.node):
+        copies = [type(node).FromString(node.SerializeToString()) for node in kept]
+        del proto.graph.node[:]
+        proto.graph.node.extend(copies)
 
 
 def _inlined(model: Model) -> Model:

@@ -17,12 +17,25 @@ if TYPE_CHECKING:
 
     from bnfold.verify.source import Source
 
-__all__ = ["RANDOM_OPERATORS", "View", "ViewNode", "bodies"]
+__all__ = ["RANDOM_OPERATORS", "STEERING", "View", "ViewNode", "bodies"]
 
 RANDOM_OPERATORS = frozenset(
     ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 )
 _STANDARD = ("", "ai.onnx")
+# Inputs that steer an operator instead of being computed with: moving them by an ulp could change shapes or cases.
+STEERING = {
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+    "Pow": (1,),
+    "Range": (0, 1, 2),
+    "OneHot": (0, 1),
+    "Clip": (1, 2),
+    "Pad": (1, 2, 3),
+    "NonMaxSuppression": (2, 3, 4),
+    "QuantizeLinear": (1, 2),
+    "Dropout": (1, 2),
+}
 
 
 class ViewNode:

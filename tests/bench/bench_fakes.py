@@ -24,7 +24,7 @@ class FakeMachine:
     def model(
         self, name: str, seconds: float, *, noise: float = 0.0, slow_start: int = 0, seed: int = 0
     ) -> Callable[[], None]:
-        """A model that takes ``seconds``, more or less; over its first ``slow_start`` runs it comes down from three times that."""
+        """A model that takes ``seconds``, more or less; ``slow_start`` runs lead down to that from three times it."""
         draw = random.Random(f"{name}{seed}")
         runs = 0
 

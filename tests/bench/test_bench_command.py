@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import typer
-from bnfold_cli.bench import bench, bench_after_fold, dimension, headline, numbers, share, side_table, warnings
+from bnfold_cli.bench import bench, bench_after_fold, beside, headline, numbers, share, warnings
 from onnx import parser
 from test_bench_models import FOLDED, ORIGINAL
 from test_bench_pictures import report as fixed_report
@@ -89,7 +89,6 @@ def test_after_fold(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None
 def test_arguments_are_read() -> None:
     assert numbers("1, 8,8,64", "--batch") == (1, 8, 64)
     assert numbers("", "--batch") == ()
-    assert dimension("a=b=4") == ("a=b", 4)
     assert (share("5%"), share("0.05"), share("0")) == (0.05, 0.05, 0.0)
 
 
@@ -99,12 +98,6 @@ def test_wrong_numbers(wrong: str) -> None:
         numbers(wrong, "--batch")
 
 
-@pytest.mark.parametrize("wrong", ["N", "=4", "N=", "N=-1", "N=x"])
-def test_wrong_dimensions(wrong: str) -> None:
-    with pytest.raises(OptionError, match="NAME=NUMBER"):
-        dimension(wrong)
-
-
 @pytest.mark.parametrize("wrong", ["", "x%", "-5%", "nan", "inf"])
 def test_wrong_shares(wrong: str) -> None:
     with pytest.raises(OptionError, match="expected a share"):
@@ -112,8 +105,14 @@ def test_wrong_shares(wrong: str) -> None:
 
 
 def test_file_that_cannot_be_written(pair: list[str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(APP, [*pair, "-q", "--json", str(tmp_path / "none" / "b.json")])
-    assert isinstance(result.exception, ModelWriteError)
+    for option in ("--json", "--plot"):
+        result = CliRunner().invoke(APP, [*pair, "-q", option, str(tmp_path / "none" / "b.x")])
+        assert isinstance(result.exception, ModelWriteError)
+
+
+def test_no_report_replaces_a_model(pair: list[str]) -> None:
+    for option in ("--json", "--plot"):
+        assert isinstance(CliRunner().invoke(APP, [*pair, option, pair[0]]).exception, OptionError)
 
 
 def test_headline_never_quotes_disabled_optimisations() -> None:
@@ -128,10 +127,10 @@ def test_warnings_carry_advice_and_place() -> None:
     object.__setattr__(found, "cautions", (Caution("load", "busy", "stop other programs"),))
     object.__setattr__(found.rows[1], "cautions", (Caution("wide", "wide interval", "raise --budget"),))
     object.__setattr__(found.rows[1], "foreign_nodes", (3, 2))
-    assert warnings(found) == [
-        "bnfold: warning: busy; stop other programs",
-        "bnfold: warning: wide interval (ORT_ENABLE_ALL, 1 thread); raise --budget",
-        "bnfold: note: 3 and 2 nodes run on the CPU instead of CPUExecutionProvider, 1 thread",
+    assert list(warnings(found)) == [
+        "warning: busy; stop other programs",
+        "warning: wide interval (ORT_ENABLE_ALL, 1 thread); raise --budget",
+        "note: 3 and 2 nodes run on the CPU instead of CPUExecutionProvider (ORT_ENABLE_ALL, 1 thread)",
     ]
 
 
@@ -139,4 +138,7 @@ def test_side_table_has_start_up_rows() -> None:
     found = fixed_report()
     start = Start(0.2, 0.1, 10**8, 10**7)
     object.__setattr__(found, "starts", (StartRow("ORT_ENABLE_ALL", start, start, 3, 1.0),))
-    assert side_table(found).row_count == 7
+    lines = beside(found)
+    assert len(lines) == 8
+    assert "200 ms" in lines[1]
+    assert "unknown" in lines[-1]

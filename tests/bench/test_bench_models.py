@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,16 +13,14 @@ import pytest
 from onnx import parser
 
 import bnfold
-from bnfold.bench import BenchOptions, Start, machine
+from bnfold.bench import BenchOptions, Start, child, machine
 from bnfold.bench.child import answer, peak_bytes
-from bnfold.bench.facts import multiply_adds
+from bnfold.bench.facts import multiply_adds, operator_counts
+from bnfold.bench.runner import bound_run
 from bnfold.bench.startup import compare_starts
 from bnfold.errors import ModelReadError, OptionError, ProviderError, RuntimeMissingError
 from bnfold.report import dumps
 from bnfold.runtime import CUDA, Level
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest.importorskip("onnxruntime")
 
@@ -232,6 +232,95 @@ def test_battery_means_a_known_supply_that_is_off(tmp_path: Path, online: str, b
     (tmp_path / "odd").mkdir()
     assert machine.on_battery(tmp_path) is battery
     assert machine.on_battery(tmp_path / "none") is False
+
+
+def test_machine_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("not here")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(machine.os, "getloadavg", refuse)
+    monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
+    found = machine.look_at_machine("CPUExecutionProvider")
+    assert found.load is None
+    assert found.cores >= 1
+    assert peak_bytes() > 1_000_000
+
+
+def test_gpu_name_comes_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="NVIDIA H200\nother\n"))
+    assert machine.look_at_machine("CUDAExecutionProvider").device == "NVIDIA H200"
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(machine.subprocess, "run", refuse)
+    assert machine.look_at_machine("CUDAExecutionProvider").device is None
+
+
+def test_child_prints_one_json_line(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(child, "answer", lambda request: {"peak_bytes": request["threads"]})
+    monkeypatch.setattr(child.sys, "argv", ["child", '{"threads": 3}'])
+    child.main()
+    assert capsys.readouterr().out == '{"peak_bytes": 3}\n'
+
+
+class FakeBinding:
+    """Counts how often the outputs were waited for."""
+
+    waits = 0
+
+    def synchronize_outputs(self) -> None:
+        self.waits += 1
+
+
+def test_device_outputs_are_waited_for() -> None:
+    session: Any = SimpleNamespace(evaluator="fake", raw=SimpleNamespace(run_with_iobinding=lambda _: None))
+    on_device, on_host = FakeBinding(), FakeBinding()
+    for binding in (on_device, on_host):
+        bound_run(session, binding, None, wait=binding is on_device)()
+    assert (on_device.waits, on_host.waits) == (2, 0)
+
+
+def test_bound_run_that_fails_names_the_runtime() -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("no kernel\nlong story")
+
+    session: Any = SimpleNamespace(evaluator="fake 1.0", raw=SimpleNamespace(run_with_iobinding=fail))
+    with pytest.raises(RuntimeMissingError, match=r"fake 1\.0 cannot run the model: no kernel$"):
+        bound_run(session, FakeBinding(), None, wait=False)
+
+
+def test_facts_look_into_subgraphs_functions_and_other_domains() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "c" : 1]>
+        g (float[2,2] x, bool b, seq(float[2]) s) => (float[2,2] y, seq(float[2]) t)
+        <float[2,2] w = {1,2,3,4}>
+        {
+            k = Mul(w, w)
+            v = Identity(k)
+            f = c.Twice(x)
+            h = If(b) <then_branch = t1 () => (float[2,2] o) { o = MatMul(x, v) },
+                       else_branch = e1 () => (float[2,2] o) { o = Relu(x) }>
+            y = Add(h, h)
+            t = Identity(s)
+        }
+        <domain: "c", opset_import: ["" : 17]> Twice (a) => (r) { r = Add(a, a) }"""
+    )
+    assert operator_counts(model)["Add"] == 2
+    assert operator_counts(model)["MatMul"] == 1
+    assert multiply_adds(model, {"x": np.zeros((2, 2)), "b": np.array(True), "s": []}) == 4
+
+
+def test_facts_of_a_model_that_cannot_be_inferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", refuse)
+    model = parser.parse_model(FOLDED.replace("float[4,3] w = {1,2,3,4,5,6,7,8,9,1,2,3}", "float[2] w = {1,2}"))
+    assert multiply_adds(model, {"x": np.zeros((1, 4))}) is None
 
 
 def cuda_is_there() -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from bnfold.bench import BenchOptions, BenchReport, Facts, Machine, Row, Samples, Side, Speedup
 from bnfold.bench.plot import strip, svg, window
-from bnfold.bench.units import amount, duration, ratio, size
+from bnfold.bench.units import amount, duration, ratio
 
 
 def report(name: str = "model.onnx", rows: int = 2) -> BenchReport:
@@ -42,8 +42,7 @@ def test_duration(value: float, text: str) -> None:
     assert duration(value) == text
 
 
-def test_sizes_amounts_and_ratios() -> None:
-    assert (size(512), size(1500), size(2.5e9)) == ("512 B", "1.50 kB", "2.50 GB")
+def test_amounts_and_ratios() -> None:
     assert (amount(1234), amount(12_300_000)) == ("1,234", "12.3 M")
     assert (ratio(1.049), ratio(12.34)) == ("1.05x", "12.3x")
 

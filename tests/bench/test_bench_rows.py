@@ -52,7 +52,7 @@ def test_two_sessions_of_one_model_make_no_measurable_difference() -> None:
     wrong = 0
     for seed in range(40):
         machine = FakeMachine()
-        pace = Pace(1.0, 0.01, 0.002, 0.05)
+        pace = Pace(0.4, 0.01, 0.002, 0.02)
         pairs = [
             compare(
                 machine.model("a", 0.002, noise=0.2, seed=seed + shift),

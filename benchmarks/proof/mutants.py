@@ -1,0 +1,334 @@
+"""Wrong folds: a correctly folded model with one thing broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from bnfold.report import Folded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Array = NDArray[Any]
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Host:
+    """An operator that took one fold over, in the folded model."""
+
+    fold: Folded
+    node: onnx.NodeProto
+    weight: Array
+    bias: Array | None
+    original_bias: Array | None
+    norm: dict[str, Array] | None
+    norms: list[dict[str, Array]]  # all norms of the model, for gammas of the wrong one
+    before: bool
+
+    @property
+    def group(self) -> int:
+        return int(attribute(self.node, "group", 1))
+
+    @property
+    def channels(self) -> int:
+        return len(self.bias) if self.bias is not None else int(self.rows(self.weight).shape[0])
+
+    def rows(self, weight: Array) -> Array:
+        """The weight as ``[output channels, everything else]``; a view where possible."""
+        kind = self.node.op_type
+        if kind == "Conv":
+            return weight.reshape(weight.shape[0], -1)
+        if kind == "ConvTranspose":
+            split = weight.reshape(self.group, weight.shape[0] // self.group, *weight.shape[1:])
+            return np.moveaxis(split, 2, 1).reshape(self.group * weight.shape[1], -1)
+        columns = kind == "MatMul" or not attribute(self.node, "transB", 0)
+        return np.moveaxis(weight, -1, 0).reshape(weight.shape[-1], -1) if columns else weight
+
+    def scaled(self, factor: Array) -> Array:
+        """The weight times one factor per output channel."""
+        kind, weight = self.node.op_type, self.weight
+        if kind == "Conv":
+            return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+        if kind == "ConvTranspose":
+            grid = factor.reshape(self.group, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+            return (weight.reshape(self.group, -1, *weight.shape[1:]) * grid).reshape(weight.shape)
+        columns = kind == "MatMul" or not attribute(self.node, "transB", 0)
+        return weight * (factor if columns else factor[:, None])
+
+    def swapped(self, i: int, j: int) -> Array | None:
+        """The weight with two output channels exchanged; None for layouts where that is no simple exchange."""
+        kind, weight = self.node.op_type, self.weight.copy()
+        order = np.arange(self.channels)
+        order[[i, j]] = order[[j, i]]
+        if kind == "Conv":
+            return (
+                weight[order]
+                if self.group in (1, self.channels)
+                or i // (self.channels // self.group) == j // (self.channels // self.group)
+                else None
+            )
+        if kind == "ConvTranspose":
+            return weight[:, order] if self.group == 1 else None
+        columns = kind == "MatMul" or not attribute(self.node, "transB", 0)
+        return weight[..., order] if columns else weight[order]
+
+
+Change = tuple[Array | None, Array | None]  # new weight and new bias, None where it stays
+
+
+def scale(host: Host, random: np.random.Generator) -> Change | None:
+    """One channel's scale off by one per cent."""
+    factor = np.ones(host.channels)
+    factor[random.integers(host.channels)] = 1.01 if random.random() < 0.5 else 0.99
+    return host.scaled(factor), None
+
+
+def input_scale(host: Host, random: np.random.Generator) -> Change | None:
+    """For folds into consumers: one input channel's scale off by one per cent."""
+    if not host.before or host.node.op_type != "Conv":
+        return None
+    weight = host.weight.copy()
+    weight[:, random.integers(weight.shape[1])] *= 1.01
+    return weight, None
+
+
+def swap(host: Host, random: np.random.Generator) -> Change | None:
+    """Two channels exchanged."""
+    if host.channels < 2:
+        return None
+    i, j = map(int, random.choice(host.channels, 2, replace=False))
+    weight = host.swapped(i, j)
+    if weight is None:
+        return None
+    bias = host.bias.copy() if host.bias is not None else None
+    if bias is not None:
+        bias[[i, j]] = bias[[j, i]]
+    return weight, bias
+
+
+def shift_sign(host: Host, random: np.random.Generator) -> Change | None:
+    """One channel's shift with the wrong sign."""
+    if host.bias is None or host.norm is None or host.before:
+        return None
+    k = int(random.integers(host.channels))
+    bias = host.bias.astype(np.float64)
+    bias[k] -= 2 * shift(host.norm)[k]
+    return None, bias
+
+
+def no_epsilon(host: Host, random: np.random.Generator) -> Change | None:
+    """Epsilon forgotten."""
+    if host.norm is None or host.bias is None or host.before or np.any(host.norm["var"] <= 0):
+        return None
+    wrong = dict(host.norm, epsilon=np.float64(0))
+    return rescaled(host, wrong)
+
+
+def neighbour_gamma(host: Host, random: np.random.Generator) -> Change | None:
+    """Gamma taken from another norm."""
+    if host.norm is None or host.bias is None or host.before or np.any(host.norm["gamma"] == 0):
+        return None
+    size = len(host.norm["gamma"])
+    others = [n for n in host.norms if n is not host.norm and len(n["gamma"]) == size]
+    if not others:
+        return None
+    wrong = dict(host.norm, gamma=others[int(random.integers(len(others)))]["gamma"])
+    return rescaled(host, wrong)
+
+
+def unscaled_bias(host: Host, random: np.random.Generator) -> Change | None:
+    """The operator's own bias left as it was."""
+    if host.norm is None or host.bias is None or host.before or host.original_bias is None:
+        return None
+    if not np.any(host.original_bias):
+        return None
+    return None, host.original_bias.astype(np.float64) + shift(host.norm)
+
+
+def group_offset(host: Host, random: np.random.Generator) -> Change | None:
+    """The scales of one group used for the next."""
+    if host.norm is None or host.group < 2 or host.before or host.bias is None:
+        return None
+    s = factor_of(host.norm)
+    if np.any(s == 0):
+        return None
+    return host.scaled(np.roll(s, len(s) // host.group) / s), None
+
+
+def twice(host: Host, random: np.random.Generator) -> Change | None:
+    """Rounded twice: to be passed."""
+    if host.norm is None or host.before or np.any(factor_of(host.norm) == 0):
+        return None
+    s = factor_of(host.norm)
+    stored = s.astype(host.weight.dtype).astype(np.float64)
+    if not np.all(np.isfinite(stored)):
+        return None
+    return host.scaled(stored / s), None
+
+
+def rescaled(host: Host, wrong: dict[str, Array]) -> Change | None:
+    """What folding another norm would have given."""
+    assert host.norm is not None
+    assert host.bias is not None
+    s, r = factor_of(host.norm), factor_of(wrong)
+    if np.any(s == 0):
+        return None
+    own = (host.bias.astype(np.float64) - shift(host.norm)) / s  # the operator's own bias
+    return host.scaled(r / s), r * own + shift(wrong)
+
+
+def factor_of(norm: dict[str, Array]) -> Array:
+    return norm["gamma"].astype(np.float64) / np.sqrt(norm["var"].astype(np.float64) + norm["epsilon"])
+
+
+def shift(norm: dict[str, Array]) -> Array:
+    return norm["beta"].astype(np.float64) - norm["mean"].astype(np.float64) * factor_of(norm)
+
+
+KINDS: dict[str, Callable[[Host, np.random.Generator], Change | None]] = {
+    "one channel's scale off by 1%": scale,
+    "one input channel's scale off by 1%": input_scale,
+    "two channels swapped": swap,
+    "shift sign flipped": shift_sign,
+    "epsilon dropped": no_epsilon,
+    "bias left unscaled": unscaled_bias,
+    "group offset off by one": group_offset,
+    "gamma of a neighbour norm": neighbour_gamma,
+    "rounded twice (must pass)": twice,
+}
+
+
+def hosts(original: onnx.ModelProto, folded: onnx.ModelProto, folds: tuple[Folded, ...]) -> Iterator[Host]:
+    """The operators that took folds over and whose weights are stored."""
+    theirs, ours = constants(folded), constants(original)
+    named = {label(node): node for node in folded.graph.node}
+    before = {label(node): node for node in original.graph.node}
+    readers: dict[str, int] = {}
+    for node in folded.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    norms = {label(n): found for n in original.graph.node if (found := norm_of(n, ours)) is not None}
+    for fold in folds:
+        for name in fold.into:
+            node = named.get(name)
+            if fold.scope or node is None or node.op_type not in OPERATORS or len(node.input) < 2:
+                continue
+            weight = theirs.get(node.input[1])
+            if weight is None or weight.dtype.kind != "f" or readers.get(node.input[1]) != 1:
+                continue
+            bias = theirs.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+            was = before.get(name)
+            own = ours.get(was.input[2]) if was is not None and len(was.input) > 2 and was.input[2] else None
+            direct = fold.route.startswith("after") and "through" not in fold.route
+            norm = norms.get(fold.node) if direct and chain_length(fold, folds) == 1 else None
+            if bias is not None and bias.ndim != 1:
+                bias = None
+            yield Host(fold, node, weight, bias, own, norm, list(norms.values()), fold.route.startswith("before"))
+
+
+def chain_length(fold: Folded, folds: tuple[Folded, ...]) -> int:
+    return sum(bool(set(fold.into) & set(other.into)) for other in folds)
+
+
+def applied(folded: onnx.ModelProto, host: Host, change: Change) -> onnx.ModelProto:
+    """The folded model with the new values stored, each rounded to its own type."""
+    result = onnx.ModelProto()
+    result.CopyFrom(folded)
+    new = {}
+    if change[0] is not None:
+        new[host.node.input[1]] = change[0].astype(host.weight.dtype)
+    if change[1] is not None and host.bias is not None:
+        new[host.node.input[2]] = np.asarray(change[1]).astype(host.bias.dtype)
+    number = 0
+    for name, value in new.items():
+        own = f"mutant_{number}"
+        result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), own))
+        if result.ir_version < 4:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            result.graph.input.append(onnx.helper.make_tensor_value_info(own, kind, value.shape))
+        for node in result.graph.node:
+            if label(node) == label(host.node):
+                for place, read in enumerate(node.input):
+                    if read == name:
+                        node.input[place] = own
+        number += 1
+    return result
+
+
+def constants(model: onnx.ModelProto) -> dict[str, Array]:
+    found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found.update({node.output[0]: numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"})
+    return found
+
+
+def norm_of(node: onnx.NodeProto, values: dict[str, Array]) -> dict[str, Array] | None:
+    names = ("gamma", "beta", "mean", "var")
+    if node.op_type != "BatchNormalization" or any(name not in values for name in node.input[1:5]):
+        return None
+    found = {what: values[name] for what, name in zip(names, node.input[1:5], strict=True)}
+    return {**found, "epsilon": np.float64(np.float32(attribute(node, "epsilon", 1e-5)))}
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def label(node: onnx.NodeProto) -> str:
+    return node.name or f"{node.op_type}:{next(filter(None, node.output), '')}"
+
+
+def ignoring_padding(original: onnx.ModelProto) -> Iterator[tuple[onnx.ModelProto, Folded]]:
+    """Norms folded into a padded Conv behind them as if the padding were not there: wrong at the border only."""
+    values = constants(original)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in original.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in original.graph.output}
+    for norm in original.graph.node:
+        found = norm_of(norm, values)
+        after = readers.get(norm.output[0], []) if found is not None else []
+        if found is None or len(after) != 1 or after[0].op_type != "Conv" or norm.output[0] in outputs:
+            continue
+        conv, weight = after[0], values.get(after[0].input[1])
+        if weight is None or attribute(conv, "group", 1) != 1 or not any(attribute(conv, "pads", [])):
+            continue
+        s, t = factor_of(found), shift(found)
+        shape = (1, -1, *[1] * (weight.ndim - 2))
+        wide = weight.astype(np.float64)
+        bias = values[conv.input[2]].astype(np.float64) if len(conv.input) > 2 and conv.input[2] else 0.0
+        bias = bias + (wide * t.reshape(shape)).sum(axis=tuple(range(1, weight.ndim)))
+        yield (
+            _without(original, norm, conv, wide * s.reshape(shape), bias),
+            Folded(label(norm), norm.op_type, (label(conv),), "before Conv", (conv.output[0],)),
+        )
+
+
+def _without(
+    original: onnx.ModelProto, norm: onnx.NodeProto, conv: onnx.NodeProto, weight: Array, bias: Array
+) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(original)
+    for name, value in (("mutant_w", weight), ("mutant_b", bias)):
+        value = np.ascontiguousarray(value, np.float32)
+        result.graph.initializer.append(numpy_helper.from_array(value, name))
+        if result.ir_version < 4:
+            result.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, value.shape))
+    for node in result.graph.node:
+        if label(node) == label(conv):
+            del node.input[:]
+            node.input.extend([norm.input[0], "mutant_w", "mutant_b"])
+    kept = [n for n in result.graph.node if label(n) != label(norm)]
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+    del result.graph.node[:]
+    result.graph.node.extend(copies)
+    return result
