@@ -20,7 +20,8 @@ from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames, final_names, rename_captures
 from bnfold.orphans import Orphans
 from bnfold.plan import Chain, ScopePlan
-from bnfold.writer import ConstantWriter
+from bnfold.refusals import Refusal
+from bnfold.writer import ConstantWriter, HostsUnfit
 
 __all__ = ["Applied", "apply_plans"]
 
@@ -30,12 +31,17 @@ class Applied:
     """Book-keeping of one application: which operator a streamed weight belongs to, and Adds that were written."""
 
     hosts: dict[Blob, tuple[Scope, Node]] = field(default_factory=dict)
+    unfit: dict[tuple[str, int], Refusal] = field(default_factory=dict)
     adds: int = 0
     renamed: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def apply_plans(roots: list[Scope], plans: dict[int, ScopePlan]) -> Applied:
-    """Carry out the plans (by ``id`` of their scope) on the skeleton that the scopes index."""
+    """Carry out the plans (by ``id`` of their scope) on the skeleton that the scopes index.
+
+    Raises:
+        HostsUnfit: some constants cannot be represented; the skeleton is then void.
+    """
     with np.errstate(all="ignore"):  # what overflows is refused
         return _apply_plans(roots, plans)
 
@@ -50,6 +56,8 @@ def _apply_plans(roots: list[Scope], plans: dict[int, ScopePlan]) -> Applied:
             given_back = sweep.run()
             if scope.parent is not None:
                 orphans[id(scope.parent)].lose(given_back)
+    if applied.unfit:
+        raise HostsUnfit(applied.unfit)
     return applied
 
 
@@ -80,6 +88,7 @@ class _Sweep:
         if self._plan is not None or self._orphans.nodes or self._orphans.tensors:
             self._rebuild(final_names(self._plan, self._free) if self._plan is not None else {})
         self._applied.hosts.update(self._writer.hosts)
+        self._applied.unfit.update(self._writer.unfit)
         return given_back
 
     # -- linear operators ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from bnfold.refusals import CODES, Refusal
 from bnfold.report import Counts, Folded, FoldResult, Kept, Plan, Report, versions
 from bnfold.blobs import Unrepresentable
 from bnfold.staging import Staged, stage
-from bnfold.writer import HostUnfit, unfit
+from bnfold.writer import HostsUnfit, unfit
 
 if TYPE_CHECKING:
     from bnfold.verify import VerifyOptions, VerifyReport
@@ -218,9 +218,9 @@ def _staged(name: str, target: str, limits: Limits, options: FoldOptions) -> tup
         raise _unfit(folding, error) from None
 
 
-def _unfit(folding: _Folding, error: Unrepresentable) -> HostUnfit:
+def _unfit(folding: _Folding, error: Unrepresentable) -> HostsUnfit:
     scope, node = folding.applied.hosts[error.blob]
-    return HostUnfit(scope, node, unfit(node, source_is_finite=True))
+    return HostsUnfit({(scope.path, node.index): unfit(node, source_is_finite=True)})
 
 
 def _until_fit(attempt: Callable[[Limits], Result], limits: Limits) -> Result:
@@ -228,9 +228,9 @@ def _until_fit(attempt: Callable[[Limits], Result], limits: Limits) -> Result:
     while True:
         try:
             return attempt(limits)
-        except HostUnfit as error:
-            assert (error.scope_path, error.node_index) not in limits.hosts, "an excluded operator is not written again"
-            limits.hosts[error.scope_path, error.node_index] = error.refusal
+        except HostsUnfit as error:
+            assert not error.hosts.keys() & limits.hosts.keys(), "an excluded operator is not written again"
+            limits.hosts.update(error.hosts)
 
 
 def _proven(

@@ -24,17 +24,19 @@ from bnfold.blobs import ScaledBlob
 if TYPE_CHECKING:
     from bnfold.names import FreeNames
 
-__all__ = ["ConstantWriter", "HostUnfit"]
+__all__ = ["ConstantWriter", "HostsUnfit", "unfit"]
 
 
-class HostUnfit(Exception):
-    """A linear operator's folded weight cannot be represented; the plan has to do without that operator."""
+class HostsUnfit(Exception):  # noqa: N818 - an outcome that the planner expects
+    """Folded weights of some operators cannot be represented; the plan has to do without these operators.
 
-    def __init__(self, scope: Scope, node: Node, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
-        self.scope_path = scope.path
-        self.node_index = node.index
-        self.refusal = refusal
+    Attributes:
+        hosts: by (scope path, node index), why.
+    """
+
+    def __init__(self, hosts: dict[tuple[str, int], Refusal]) -> None:
+        super().__init__(f"{len(hosts)} folded weights cannot be represented")
+        self.hosts = hosts
 
 
 class ConstantWriter:
@@ -44,6 +46,7 @@ class ConstantWriter:
         inputs: new input names, by node index and position.
         new_nodes: Constant nodes to stand in front of everything, where a scope cannot have initializers.
         hosts: which linear operator a lazily computed blob belongs to.
+        unfit: operators whose new constants cannot be represented, by (scope path, node index); the result is then void.
     """
 
     def __init__(self, scope: Scope, free: FreeNames) -> None:
@@ -53,6 +56,7 @@ class ConstantWriter:
         self.inputs: dict[int, dict[int, str]] = {}
         self.new_nodes: list[NodeProto] = []
         self.hosts: dict[Blob, tuple[Scope, Node]] = {}
+        self.unfit: dict[tuple[str, int], Refusal] = {}
 
     # -- scaled weights ------------------------------------------------------------------------------------------
 
@@ -93,7 +97,7 @@ class ConstantWriter:
         dtypes.store_float64(values, rounded, data_type)
         if not dtypes.all_finite(rounded, data_type):
             finite = source is None or bool(np.isfinite(source.float64()).all())
-            raise HostUnfit(self._scope, node, unfit(node, source_is_finite=finite))
+            self.unfit[self._scope.path, node.index] = unfit(node, source_is_finite=finite)
         if not tensor.HasField("raw_data"):
             for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
                 tensor.ClearField(name)  # type: ignore[arg-type]

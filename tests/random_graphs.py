@@ -33,7 +33,8 @@ class RandomGraph:
         self.number = 0
         for _ in range(random.choice((1, 1, 2))):
             self.add_input()
-        for _ in range(steps if steps is not None else random.randint(2, 9)):
+        drawn = random.randint(2, 9)
+        for _ in range(drawn if steps is None else steps):
             self.step()
 
     # -- pieces --------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class Host:
     node: onnx.NodeProto
     weight: Array
     bias: Array | None
+    original_weight: Array | None
     original_bias: Array | None
     norm: dict[str, Array] | None
     norms: list[dict[str, Array]]  # all norms of the model, for gammas of the wrong one
@@ -51,9 +52,9 @@ class Host:
         columns = kind == "MatMul" or not attribute(self.node, "transB", 0)
         return np.moveaxis(weight, -1, 0).reshape(weight.shape[-1], -1) if columns else weight
 
-    def scaled(self, factor: Array) -> Array:
-        """The weight times one factor per output channel."""
-        kind, weight = self.node.op_type, self.weight
+    def scaled(self, factor: Array, weight: Array | None = None) -> Array:
+        """The weight, or another of its shape, times one factor per output channel."""
+        kind, weight = self.node.op_type, self.weight if weight is None else weight
         if kind == "Conv":
             return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
         if kind == "ConvTranspose":
@@ -163,14 +164,13 @@ def group_offset(host: Host, random: np.random.Generator) -> Change | None:
 
 
 def twice(host: Host, random: np.random.Generator) -> Change | None:
-    """Rounded twice: to be passed."""
-    if host.norm is None or host.before or np.any(factor_of(host.norm) == 0):
+    """The scale rounded to the weight's type, then the product again: to be passed."""
+    if host.norm is None or host.before or host.original_weight is None:
         return None
-    s = factor_of(host.norm)
-    stored = s.astype(host.weight.dtype).astype(np.float64)
-    if not np.all(np.isfinite(stored)):
+    stored = factor_of(host.norm).astype(host.weight.dtype).astype(np.float64)
+    if not np.all(np.isfinite(stored)) or host.original_weight.shape != host.weight.shape:
         return None
-    return host.scaled(stored / s), None
+    return host.scaled(stored, host.original_weight.astype(np.float64)), None
 
 
 def rescaled(host: Host, wrong: dict[str, Array]) -> Change | None:
@@ -225,12 +225,14 @@ def hosts(original: onnx.ModelProto, folded: onnx.ModelProto, folds: tuple[Folde
                 continue
             bias = theirs.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
             was = before.get(name)
+            stored = ours.get(was.input[1]) if was is not None and was.op_type == node.op_type else None
             own = ours.get(was.input[2]) if was is not None and len(was.input) > 2 and was.input[2] else None
             direct = fold.route.startswith("after") and "through" not in fold.route
             norm = norms.get(fold.node) if direct and chain_length(fold, folds) == 1 else None
             if bias is not None and bias.ndim != 1:
                 bias = None
-            yield Host(fold, node, weight, bias, own, norm, list(norms.values()), fold.route.startswith("before"))
+            before_it = fold.route.startswith("before")
+            yield Host(fold, node, weight, bias, stored, own, norm, list(norms.values()), before_it)
 
 
 def chain_length(fold: Folded, folds: tuple[Folded, ...]) -> int:

@@ -112,6 +112,8 @@ def _small(kind: str, shape: tuple[int, ...], extra: str, channels: int, trait: 
         model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    for node in model.graph.node:
+        node.name = f"{node.op_type.lower()}_{node.output[0]}"
     return model
 
 
