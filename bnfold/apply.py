@@ -126,18 +126,19 @@ class _Sweep:
     # -- constants of carrying operators -------------------------------------------------------------------------
 
     def _constants(self, plan: ScopePlan) -> None:
-        for (index, slot), (affine, default) in plan.edits.items():
+        for (index, slot), (affines, default) in plan.edits.items():
             node = self._scope.nodes[index]
             if isinstance(slot, str):
-                old = node.real(slot, default or 0.0)
-                _set_float(node.proto, slot, float((affine.scale * old + affine.shift)[0]))
+                value = node.real(slot, default or 0.0)
+                for affine in affines:
+                    value = float((affine.scale * value + affine.shift)[0])
+                _set_float(node.proto, slot, value)
                 continue
             constant = self._scope.constants.get(node.input(slot))
-            if constant is None:
-                values = affine.scale * (default or 0.0) + affine.shift
-                self._writer.store(node, slot, values.reshape(()), self._element_type(node), "value")
-            else:
-                self._writer.store(node, slot, _apply_to(constant, affine), constant.data_type, "value")
+            values: NDArray[np.float64] = np.full((), default or 0.0) if constant is None else constant.float64()
+            for affine in affines:
+                values = _apply_to(values, affine)
+            self._writer.store(node, slot, values, self._element_type(node) if constant is None else constant.data_type, "value")
 
     def _element_type(self, node: Node) -> int:
         return self._scope.shapes.element_type(node.inputs[0]) or 1
@@ -271,9 +272,8 @@ def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | No
     return [conv.rewrite(node, out, into)]
 
 
-def _apply_to(constant: Constant, affine: Affine) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """The constant's values passed through the affine; it grows where the channels need it to."""
-    values = constant.float64()
+def _apply_to(values: NDArray[np.float64], affine: Affine) -> NDArray[np.float64]:
+    """A constant's values passed through the affine; they grow where the channels need it."""
     if affine.uniform:
         return values * affine.scale[0] + affine.shift[0]
     axis = affine.axis if affine.axis < 0 else affine.axis - values.ndim

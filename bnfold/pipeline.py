@@ -12,7 +12,7 @@ import onnx
 from bnfold import files
 from bnfold.apply import Applied, apply_plans
 from bnfold.errors import OptionError, VerificationError, printable
-from bnfold.explainplan import counts_after, counts_before, describe
+from bnfold.describe import counts_after, describe, model_counts, with_affine
 from bnfold.graph import Scope, index_model
 from bnfold.model import Model
 from bnfold.plan import Limits, ScopePlan, plan_scope
@@ -150,11 +150,11 @@ def inspect(model: Source, options: FoldOptions | None = None, *, base_dir: str 
     """
     options = _checked(options, verify=False)
     loaded = _load(model, base_dir)
-    roots = index_model(loaded)
-    plans = _plan(roots, _limits(options))
+    before = model_counts(loaded)
+    roots, plans = _planned(loaded, _limits(options))
     folded, kept = describe(roots, plans)
     name = None if isinstance(model, onnx.ModelProto) else os.fspath(model)
-    return Plan(folded, _reported(kept, options), counts_before(loaded, roots, plans), tuple(loaded.notes), name)
+    return Plan(folded, _reported(kept, options), with_affine(before, plans), tuple(loaded.notes), name)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -188,17 +188,28 @@ def _limits(options: FoldOptions) -> Limits:
     return Limits(only_norms=options.only == "batchnorm", skip=dict.fromkeys(options.skip, excluded))
 
 
-def _plan(roots: list[Scope], limits: Limits) -> dict[int, ScopePlan]:
-    return {id(scope): plan_scope(scope, limits) for root in roots for scope in root.scopes()}
+def _planned(model: Model, limits: Limits) -> tuple[list[Scope], dict[int, ScopePlan]]:
+    """Index and plan a model; calls of functions that need it are inlined first."""
+
+    def planner(model: Model) -> tuple[list[Scope], dict[int, ScopePlan]]:
+        roots = index_model(model)
+        return roots, {id(scope): plan_scope(scope, limits) for root in roots for scope in root.scopes()}
+
+    roots, plans = planner(model)
+    if not model.proto.functions:
+        return roots, plans
+    from bnfold.inlining import inline_where_needed
+
+    return inline_where_needed(model, roots, plans, planner)
 
 
 def _folded_skeleton(model: Model, limits: Limits) -> _Folding:
-    roots = index_model(model)
-    plans = _plan(roots, limits)
-    before = counts_before(model, roots, plans)
+    before = model_counts(model)
+    roots, plans = _planned(model, limits)
+    before = with_affine(before, plans)
     folded, kept = describe(roots, plans)
     applied = apply_plans(roots, plans)
-    return _Folding(model, folded, kept, before, counts_after(model, before, plans, applied), applied)
+    return _Folding(model, folded, kept, before, counts_after(model, plans, applied), applied)
 
 
 def _materialised(model: Model, limits: Limits) -> tuple[_Folding, onnx.ModelProto]:

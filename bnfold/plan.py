@@ -95,9 +95,10 @@ class ScopePlan:
         refused: batch norms that are no affine, and affines that options exclude, by node index.
         affines: members of chains that stay, by node index; gone: members that disappear.
         out, into: the affine each linear node takes behind and in front of it, by node index.
-        edits: constants that change: (node index, slot) -> (affine, default value).
+        edits: constants that change: (node index, slot) -> (affines one after another, default value).
         adds: MatMuls behind which an Add has to be written.
         changed: tensors whose value changes -> the chain that changed them last.
+        exposed: tensors that become outputs of the graph because identities behind them disappear.
     """
 
     def __init__(self, scope: Scope, limits: Limits) -> None:
@@ -110,9 +111,10 @@ class ScopePlan:
         self.gone: dict[int, AffineNode] = {}
         self.out: dict[int, Affine] = {}
         self.into: dict[int, Affine] = {}
-        self.edits: dict[tuple[int, int | str], tuple[Affine, float | None]] = {}
+        self.edits: dict[tuple[int, int | str], tuple[tuple[Affine, ...], float | None]] = {}
         self.adds: set[int] = set()
         self.changed: dict[str, Chain] = {}
+        self.exposed: set[str] = set()
         self.excluded_hosts = {index: r for (path, index), r in limits.hosts.items() if path == scope.path}
 
     # -- decisions -----------------------------------------------------------------------------------------------
@@ -127,8 +129,8 @@ class ScopePlan:
                 self.adds.add(end.node.index)
         for edit in route.edits:
             key = (edit.node.index, edit.slot)
-            old_edit = self.edits.get(key)
-            self.edits[key] = (edit.affine if old_edit is None else old_edit[0].then(edit.affine), edit.default)
+            earlier = self.edits[key][0] if key in self.edits else ()
+            self.edits[key] = ((*earlier, edit.affine), edit.default)  # not composed: they may run along different axes
         for tensor in route.tensors:
             self.changed[tensor] = chain
 
@@ -197,10 +199,13 @@ def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
     for chain in reversed(plan.chains):
         if chain.staying:
             _towards_consumers(plan, walker, chain)
-    walker = Walker(plan, merge=True)
-    for chain in plan.chains:
-        if chain.staying:
-            _merge(plan, walker, chain)
+    merged = True
+    while merged:  # what merges can clear the way for others
+        walker = Walker(plan, merge=True)
+        merged = False
+        for chain in plan.chains:
+            if chain.staying and _merge(plan, walker, chain):
+                merged = True
     return plan
 
 
@@ -246,7 +251,9 @@ def _link(plan: ScopePlan, member: AffineNode) -> None:
     if before is not None and before.output == member.data and member.data not in scope.output_set:
         readers = scope.value_readers(member.data)
         both = compose(scope, member.data, before.affine, member.affine) if len(readers) == 1 else None
-        if both is not None and both.finite:
+        norm = before.norm or (member if member.norm else None)
+        fits = norm is None or both is None or both.scale.size == norm.affine.scale.size
+        if both is not None and both.finite and fits:
             before.members.append(member)
             before.affine = both
             plan.chain_of[member.node.index] = before
@@ -262,11 +269,30 @@ def _drop_identity(plan: ScopePlan, chain: Chain) -> None:
     unread = not scope.readers(chain.output) and chain.output not in scope.output_set
     if not unread and not chain.affine.identity:
         return
-    if chain.output in scope.output_set and (scope.producer(chain.data) is None or chain.data in scope.output_set):
+    if _connects(plan, chain):
         chain.refusal = Refusal("graph-output", "the operator does nothing, but connects an input to an output of the graph", None)
         return
     chain.dropped = True
     plan.remove(chain, keeps_input=unread)
+
+
+def _connects(plan: ScopePlan, chain: Chain) -> bool:
+    """Whether a chain that does nothing joins an output of the graph to an input or to another output.
+
+    Its tensors become one when it disappears, and one tensor cannot have two names.
+    """
+    scope, root = plan.scope, chain.data
+    if chain.output not in scope.output_set:
+        return False
+    while root not in scope.output_set:
+        producer = scope.producer(root)
+        if producer is None or root in plan.exposed:
+            return True
+        if producer.index not in plan.gone:
+            plan.exposed.add(root)
+            return False
+        root = plan.gone[producer.index].data
+    return True
 
 
 # -- routing -----------------------------------------------------------------------------------------------------------
@@ -361,19 +387,20 @@ def _split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
 # -- merging what is left ----------------------------------------------------------------------------------------------
 
 
-def _merge(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
-    """Move a chain into another one that stays, or keep half of it, where that saves operators."""
+def _merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+    """Move a chain into another one that stays, or keep half of it, where that saves operators; returns whether it did."""
     readers = frozenset((chain.members[0].node.index,))
     route = walker.backward(chain.data, chain.affine, readers)
     if isinstance(route, Route) and route.cost == 0:
         _take_merging(plan, chain, route, backward=True)
-        return
+        return True
     route = walker.forward(chain.output, chain.affine)
     if isinstance(route, Route) and route.cost == 0 and route.ends:
         _take_merging(plan, chain, route, backward=False)
-        return
+        return True
     if len(chain.members) > 1 and chain.operators_needed() > 1 and plan.may_change(chain):
-        _halve(plan, chain, readers)
+        return _halve(plan, chain, readers)
+    return False
 
 
 def _take_merging(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> None:
@@ -390,9 +417,13 @@ def _take_merging(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool
     plan.take(chain, linear, backward=backward)
     chain.routes.append(route)
     plan.remove(chain, keeps_input=not backward)
+    for host in {id(h): h for h in (plan.chain_of.get(end.node.index) for end in route.ends) if h is not None}.values():
+        if host.affine.identity and not _connects(plan, host):
+            host.dropped = True
+            plan.remove(host, keeps_input=False)
 
 
-def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> None:
+def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> bool:
     """Where scale and shift both stay as two operators, let one of them go and keep the other."""
     affine = chain.affine
     walker = Walker(plan)
@@ -408,4 +439,5 @@ def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> None:
                 continue
             plan.take(chain, route, backward=backward)
             chain.affine, chain.rewritten, chain.half = kept, True, route
-            return
+            return True
+    return False

@@ -1,6 +1,6 @@
 """Static int8 quantisation after bnfold against before: ``python benchmarks/inference/quantization.py``.
 
-onnxruntime's quantizer (QDQ, per channel, MinMax) on four forms of every model: as it was, after onnxruntime's own
+onnxruntime's quantizer (QDQ, MinMax, weights per channel) on four forms of every model: as it was, after onnxruntime's own
 preparation (``quant_pre_process``), after bnfold, and after both. Calibration uses one part of the held-out data,
 accuracy the other; models of the corpus have no labels, so how far their outputs are from the float model's is given.
 A norm that is left stays a float island between a DequantizeLinear and a QuantizeLinear.
@@ -56,10 +56,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(dir=args.out) as folder:
         for subject in all_subjects(Path(folder), args.groups):
-            try:
-                rows.append(measure(subject, Path(folder), args.budget))
-            except Exception as error:  # the quantizer gives up on some graphs: that is a result
-                rows.append({"model": subject.name, "why": f"{type(error).__name__}: {error}".splitlines()[0][:120]})
+            rows.append(measured(subject, Path(folder), args.budget))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             (args.out / "quantization.json").write_text(json.dumps(rows, indent=1))
     text = table(rows)
@@ -77,11 +74,23 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(subject: Subject, folder: Path, budget: float) -> dict[str, Any]:
+def measured(subject: Subject, folder: Path, budget: float) -> dict[str, Any]:
+    """One row, with weights quantised per channel, or per tensor where the quantizer cannot do that."""
+    why = ""
+    for per_channel in (True, False):
+        try:
+            return measure(subject, folder, budget, per_channel=per_channel)
+        except Exception as error:  # the quantizer raises what it likes: that it gives up is a result
+            why = why or f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return {"model": subject.name, "why": why}
+
+
+def measure(subject: Subject, folder: Path, budget: float, *, per_channel: bool) -> dict[str, Any]:
     """One row: for each form norms left, operators outside the integer part, quality and speed."""
     calibration, tests, labels = data(subject)
     floats = [outputs(subject.path, feeds, Level.DISABLE_ALL) for feeds in tests]
-    row: dict[str, Any] = {"model": subject.name, "float": quality(floats, floats, labels), "forms": {}}
+    name = subject.name if per_channel else f"{subject.name} (per tensor)"
+    row: dict[str, Any] = {"model": name, "float": quality(floats, floats, labels), "forms": {}}
     quantised = {}
     for form, path in forms(subject, folder).items():
         target = folder / f"{subject.name}-{form.replace(' ', '')}-int8.onnx"
@@ -90,7 +99,7 @@ def measure(subject: Subject, folder: Path, budget: float) -> dict[str, Any]:
             str(target),
             Batches(calibration),
             quant_format=QuantFormat.QDQ,
-            per_channel=True,
+            per_channel=per_channel,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )

@@ -58,6 +58,8 @@ class Evaluation:
             except ProviderError:
                 raise
             except RuntimeMissingError as error:
+                if self.evaluators:  # the other model could be opened: no reason to change horses
+                    raise
                 self.use_reference(str(error))
             else:
                 self.evaluators[session.evaluator] = None

@@ -238,12 +238,7 @@ class Judge:
 
     def _run_group(self, group: Sequence[Site], judge: OutputJudge | None, cases: Sequence[Case]) -> None:
         """Run both models with the tensors of some sites exposed; all outputs go to the judge."""
-        expose = [site.tensor for site in group]
-        original = self.evaluation.open(self.original, expose=expose)
-        try:
-            folded = self.evaluation.open(self.folded, expose=expose)
-        except RuntimeMissingError as error:
-            raise _BrokenError(f"the original can be opened, this one cannot: {error}") from error
+        expose, original, folded = self._open_both([site.tensor for site in group])
         perturbed = self.evaluation.perturbed(expose=expose)
         optimised = self.evaluation.optimised() if judge is not None else None
         names = list(self.views[0].outputs)
@@ -271,6 +266,24 @@ class Judge:
                 others["optimisation level"] = optimised.run(case.feeds, names)
             judge.add(case.name, runs["a"], runs["b"], others)
             self._expected(case, runs["a"])
+
+    def _open_both(self, expose: list[str]) -> tuple[list[str], Session, Session]:
+        """Open both models with tensors exposed; without, where the runtime does not want to."""
+        if expose:
+            try:
+                opened = (
+                    self.evaluation.open(self.original, expose=expose),
+                    self.evaluation.open(self.folded, expose=expose),
+                )
+            except RuntimeMissingError:
+                pass
+            else:
+                return expose, *opened
+        original = self.evaluation.open(self.original)
+        try:
+            return [], original, self.evaluation.open(self.folded)
+        except RuntimeMissingError as error:
+            raise _BrokenError(f"the original can be opened, this one cannot: {error}") from error
 
     def _in_place(self, group: Sequence[Site], runs: Mapping[str, Mapping[str, Any]]) -> None:
         for site in group:

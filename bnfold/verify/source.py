@@ -121,7 +121,9 @@ class Source:
         """
         proto, external = self._for_session()
         _expose(proto, expose, shapes)
-        replaced = dict(overrides or {})
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        made = {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
+        replaced = {name: value for name, value in (overrides or {}).items() if name in stored or name in made}
         _store_constants(proto, replaced)
         for name in [name for name in replaced if name in external]:
             external[name] = replaced.pop(name)
@@ -152,6 +154,7 @@ class Source:
         """A copy of the skeleton that onnxruntime can read, and the values it cannot find in files."""
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
+        _drop_unused(proto)
         if not self.model.blobs:
             return proto, {}
         external: dict[str, NDArray[Any]] = {}
@@ -172,6 +175,23 @@ class Source:
                 tensor.ClearField("data_location")
                 tensor.raw_data = raw
         return proto, external
+
+
+def _drop_unused(proto: onnx.ModelProto) -> None:
+    """Drop initializers that nothing reads: onnxruntime does so too, and then misses their values."""
+    used = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    stack = [proto.graph]
+    while stack:
+        graph = stack.pop()
+        used.update(value.name for value in graph.output)
+        for node in graph.node:
+            used.update(node.input)
+            for attribute in node.attribute:
+                stack += [attribute.g] if attribute.HasField("g") else []
+                stack += attribute.graphs
+    for index in reversed(range(len(proto.graph.initializer))):
+        if proto.graph.initializer[index].name not in used:
+            del proto.graph.initializer[index]
 
 
 def _store_constants(proto: onnx.ModelProto, replaced: dict[str, NDArray[Any]]) -> None:

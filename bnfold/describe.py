@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from bnfold.apply import Applied
 from bnfold.absorb import matmul
@@ -19,7 +20,7 @@ from bnfold.route import End, Route
 _SITE_SEARCH = 256
 """Folds that are followed to find where one of them can be seen: bounds the work on endless chains."""
 
-__all__ = ["counts_after", "counts_before", "describe"]
+__all__ = ["counts_after", "describe", "model_counts", "with_affine"]
 
 
 def describe(roots: list[Scope], plans: dict[int, ScopePlan]) -> tuple[tuple[Folded, ...], tuple[Kept, ...]]:
@@ -158,17 +159,22 @@ def _size(model: Model) -> tuple[int, int, int]:
     return nodes, norms, parameters
 
 
-def counts_before(model: Model, roots: list[Scope], plans: dict[int, ScopePlan]) -> Counts:
-    """Sizes of the model as it was read."""
+def model_counts(model: Model) -> Counts:
+    """Sizes of a model, its affine operators not counted yet."""
     nodes, norms, parameters = _size(model)
-    affine = sum(not m.norm for plan in plans.values() for chain in plan.chains for m in chain.members)
     size = None
     if model.path is not None:
         size = os.path.getsize(model.path) + sum(blob.nbytes for blob in model.blobs if getattr(blob, "external", False))
-    return Counts(nodes, norms, affine, parameters, size)
+    return Counts(nodes, norms, 0, parameters, size)
 
 
-def counts_after(model: Model, before: Counts, plans: dict[int, ScopePlan], applied: Applied) -> Counts:
+def with_affine(counts: Counts, plans: dict[int, ScopePlan]) -> Counts:
+    """The same with the affine operators that planning found."""
+    affine = sum(not m.norm for plan in plans.values() for chain in plan.chains for m in chain.members)
+    return replace(counts, affine_operators=affine)
+
+
+def counts_after(model: Model, plans: dict[int, ScopePlan], applied: Applied) -> Counts:
     """Sizes of the model as it was folded."""
     nodes, norms, parameters = _size(model)
     affine = applied.adds
