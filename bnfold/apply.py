@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from bnfold.absorb import conv, conv_transpose, gemm, matmul
+from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized
 from bnfold.absorb.port import Rewrite, Scaled
 from bnfold.affine import Affine
 from bnfold.blobs import Blob
@@ -107,7 +108,7 @@ class _Sweep:
             else:
                 self._writer.store(node, change.position, change.values, change.data_type, change.role)
         for name, value in rewrite.attributes.items():
-            _set_float(node.proto, name, value)
+            _set(node.proto, name, value)
         if rewrite.gemm:
             node.proto.op_type = "Gemm"
         if rewrite.add is not None:
@@ -132,7 +133,7 @@ class _Sweep:
                 value = node.real(slot, default or 0.0)
                 for affine in affines:
                     value = float((affine.scale * value + affine.shift)[0])
-                _set_float(node.proto, slot, value)
+                _set(node.proto, slot, value)
                 continue
             constant = self._scope.constants.get(node.input(slot))
             values: NDArray[np.float64] = np.full((), default or 0.0) if constant is None else constant.float64()
@@ -171,13 +172,15 @@ class _Sweep:
         del merged.input[:], merged.output[:]
         merged.input.extend(inputs)
         merged.output.append(chain.output)
-        _set_float(merged, "epsilon", 0.0)
+        _set(merged, "epsilon", 0.0)
         return [merged]
 
     def _plain(self, chain: Chain) -> list[NodeProto]:
         """A Mul, an Add, or both."""
         steps = [("Mul", chain.affine.scale)] if chain.affine.scales else []
         steps += [("Add", chain.affine.shift)] if chain.affine.shifts else []
+        if not steps:
+            return [helper.make_node("Identity", [chain.data], [chain.output], chain.members[-1].node.proto.name)]
         shape = _constant_shape(self._scope, chain)
         types = [c.data_type for c in _chain_constants(self._scope, chain)]
         data_type = types[0] if types else self._element_type(chain.members[0].node)
@@ -260,6 +263,10 @@ class _Sweep:
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
+    weight = node.scope.producer(node.input(1))
+    if weight is not None and weight.op == "DequantizeLinear":
+        assert out is not None and into is None, "quantized weights take an affine behind the operator only"
+        return quantized.rewrite(node, out)
     if node.op in matmul.MATMULS:
         add = matmul.bias_add(node)
         if add is not None and add.index in plan.gone:
@@ -298,12 +305,13 @@ def _constant_shape(scope: Scope, chain: Chain) -> tuple[int, ...]:
     return (chain.affine.scale.size, *[1] * (-axis - 1))
 
 
-def _set_float(proto: NodeProto, name: str, value: float) -> None:
+def _set(proto: NodeProto, name: str, value: float | int) -> None:
+    """Set an attribute, in place where it exists already."""
     for attribute in proto.attribute:
         if attribute.name == name:
-            attribute.f = value
+            attribute.CopyFrom(helper.make_attribute(name, value))
             return
-    proto.attribute.append(helper.make_attribute(name, float(value)))
+    proto.attribute.append(helper.make_attribute(name, value))
 
 
 def _rename(names: object, renamed: dict[str, str]) -> None:

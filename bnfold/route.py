@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bnfold import absorb, carry
-from bnfold.absorb import matmul
+from bnfold.absorb import matmul, quantized
 from bnfold.absorb.port import Port
 from bnfold.affine import Affine
 from bnfold.carry.step import Edit
@@ -161,7 +161,10 @@ class Walker:
         if node.op == "Add":
             return matmul.after(node) if matmul.unit_of(node) is not None else None
         rule = absorb.AFTER.get(node.op)
-        return None if rule is None else rule(node)
+        port = None if rule is None else rule(node)
+        if isinstance(port, Refusal) and port.code == "quantized":
+            return quantized.after(node)
+        return port
 
     def _closed(self, tensor: str, readers: frozenset[int]) -> Refusal | None:
         """A tensor may change only when nobody but the route reads it."""
@@ -282,4 +285,9 @@ class Walker:
         if port.shift is not None and affine.shifts:
             return port.shift
         placed = affine.at(port.axis).over(port.channels)
+        if port.check is not None:
+            earlier = self._plan.out.get(node.index)
+            refusal = port.check(placed if earlier is None else earlier.then(placed))
+            if refusal is not None:
+                return refusal
         return End(node, placed, into, adds=port.adds and affine.shifts and node.index not in self._plan.adds)

@@ -93,6 +93,10 @@ class ConstantWriter:
     def _fill(
         self, tensor: TensorProto, values: NDArray[np.float64], data_type: int, node: Node, source: Constant | None = None
     ) -> None:
+        if data_type not in dtypes.FLOATS:  # integers, held exactly by float64
+            tensor.ClearField("int32_data")
+            tensor.raw_data = values.astype(dtypes.numpy_dtype(data_type)).tobytes()
+            return
         rounded = np.empty(values.shape, dtypes.numpy_dtype(data_type))
         dtypes.store_float64(values, rounded, data_type)
         if not dtypes.all_finite(rounded, data_type):

@@ -71,7 +71,8 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     if new is addend:
         return Rewrite(node, tuple(changes))
     changes.append(Stored(2, new, weight.data_type))
-    return Rewrite(node, tuple(changes), {"beta": 1.0} if node.real("beta", 1.0) != 1.0 else {})
+    beta: dict[str, float | int] = {"beta": 1.0} if node.real("beta", 1.0) != 1.0 else {}
+    return Rewrite(node, tuple(changes), beta)
 
 
 def _times_weight(weight: NDArray[np.generic], vector: NDArray[np.float64], transposed: bool) -> NDArray[np.float64]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Vector
+from bnfold.affine import Affine, Vector
 from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -26,6 +27,7 @@ class Port:
         channels: number of channels.
         shift: why a shift cannot enter, or None when it can.
         adds: entering with a shift costs one new Add behind the operator.
+        check: looks at the affine, composed with what entered before, and says why it cannot enter.
     """
 
     node: Node
@@ -33,6 +35,7 @@ class Port:
     channels: int
     shift: Refusal | None = None
     adds: bool = False
+    check: Callable[[Affine], Refusal | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,14 +64,14 @@ class Rewrite:
     Attributes:
         node: the node.
         changes: new contents for its inputs.
-        attributes: float attributes to set.
+        attributes: float and integer attributes to set.
         gemm: the MatMul becomes a Gemm.
         add: an Add of this constant follows the node and takes over its output's name.
     """
 
     node: Node
     changes: tuple[Scaled | Stored, ...] = ()
-    attributes: dict[str, float] = field(default_factory=dict)
+    attributes: dict[str, float | int] = field(default_factory=dict)
     gemm: bool = False
     add: Stored | None = None
 
@@ -77,10 +80,10 @@ def weight_of(node: Node, position: int) -> Constant | Refusal:
     """The constant weight at an input, or why there is none."""
     name = node.input(position)
     constant = node.scope.constants.get(name)
+    producer = node.scope.producer(name)
+    if producer is not None and producer.op == "DequantizeLinear":
+        return Refusal("quantized", f"the weight '{name}' is quantized", node.label, lasting=True)
     if constant is None:
-        producer = node.scope.producer(name)
-        if producer is not None and producer.op == "DequantizeLinear":
-            return Refusal("quantized", f"the weight '{name}' is quantized", node.label, lasting=True)
         return Refusal("weight-not-constant", f"the weight '{name}' is not constant", node.label, lasting=True)
     if not constant.floating:
         return Refusal("weight-not-constant", f"the weight '{name}' does not hold floats", node.label, lasting=True)
