@@ -1,4 +1,5 @@
-"""bnfold folds batch normalization out of ONNX models, proves that the result is the same network, and measures the gain.
+"""bnfold folds batch normalization out of ONNX models, proves that the result is the same network, and measures the
+gain.
 
     result = bnfold.fold("model.onnx")            # or an onnx.ModelProto, which is never changed
     result.model                                  # the folded onnx.ModelProto

@@ -7,11 +7,14 @@ affines still rounds each weight once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+Channels = slice | list[int] | NDArray[np.integer[Any]]
+"""What picks channels out of a vector."""
 
 __all__ = ["Affine", "Vector"]
 
@@ -32,7 +35,8 @@ class Affine:
 
     @staticmethod
     def of(scale: object, shift: object = 0.0, axis: int = 1) -> Affine:
-        """Make an affine from anything that NumPy turns into vectors or scalars; scalars stretch to the other's length."""
+        """Make an affine from anything that NumPy turns into vectors or scalars; scalars stretch to the other's
+        length."""
         s = np.atleast_1d(np.asarray(scale, dtype=np.float64))
         t = np.atleast_1d(np.asarray(shift, dtype=np.float64))
         if s.size != t.size:
@@ -83,14 +87,14 @@ class Affine:
         """All channels ``times`` times over, as flattening ``[times, C]`` to ``[times * C]`` lays them out."""
         return self if self.uniform else Affine(np.tile(self.scale, times), np.tile(self.shift, times), axis)
 
-    def take(self, channels: object) -> Affine:
-        """The channels at these indices (anything NumPy indexes with), in that order."""
-        return self if self.uniform else Affine(self.scale[channels], self.shift[channels], self.axis)  # type: ignore[index]
+    def take(self, channels: Channels) -> Affine:
+        """The channels at these indices in that order."""
+        return self if self.uniform else Affine(self.scale[channels], self.shift[channels], self.axis)
 
-    def scatter(self, total: int, channels: object) -> Affine:
+    def scatter(self, total: int, channels: Channels) -> Affine:
         """An affine over ``total`` channels that acts on these ``channels`` and leaves the others as they are."""
         scale, shift = np.ones(total), np.zeros(total)
-        scale[channels], shift[channels] = self.scale, self.shift  # type: ignore[index]
+        scale[channels], shift[channels] = self.scale, self.shift
         return Affine(scale, shift, self.axis)
 
     def only_scale(self) -> Affine:

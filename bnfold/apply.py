@@ -65,7 +65,9 @@ def _apply_plans(roots: list[Scope], plans: dict[int, ScopePlan]) -> Applied:
 class _Sweep:
     """The application of one scope's plan."""
 
-    def __init__(self, scope: Scope, plan: ScopePlan | None, free: FreeNames, orphans: Orphans, applied: Applied) -> None:
+    def __init__(
+        self, scope: Scope, plan: ScopePlan | None, free: FreeNames, orphans: Orphans, applied: Applied
+    ) -> None:
         self._scope = scope
         self._plan = plan if plan is not None and (plan.gone or any(plan.shrinks(c) for c in plan.chains)) else None
         self._free = free
@@ -114,7 +116,7 @@ class _Sweep:
         if rewrite.add is not None:
             self._add_behind(node, rewrite.add.values, rewrite.add.data_type)
 
-    def _add_behind(self, node: Node, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], data_type: int) -> None:
+    def _add_behind(self, node: Node, values: NDArray[np.float64], data_type: int) -> None:
         """An Add takes over the node's output name; the node's own output gets a new one."""
         output = node.outputs[0]
         constant = self._writer.new(node, values, data_type, f"{output}_bias")
@@ -139,7 +141,9 @@ class _Sweep:
             values: NDArray[np.float64] = np.full((), default or 0.0) if constant is None else constant.float64()
             for affine in affines:
                 values = _apply_to(values, affine)
-            self._writer.store(node, slot, values, self._element_type(node) if constant is None else constant.data_type, "value")
+            self._writer.store(
+                node, slot, values, self._element_type(node) if constant is None else constant.data_type, "value"
+            )
 
     def _element_type(self, node: Node) -> int:
         return self._scope.shapes.element_type(node.inputs[0]) or 1
@@ -155,7 +159,8 @@ class _Sweep:
         self._behind[last.index] = self._norm(chain) if chain.norm is not None else self._plain(chain)
 
     def _norm(self, chain: Chain) -> list[NodeProto]:
-        """One batch norm with mean 0, variance 1 and epsilon 0: ``s * (x - 0) / sqrt(1 + 0) + t``, with nothing to round."""
+        """One batch norm with mean 0, variance 1 and epsilon 0: ``s * (x - 0) / sqrt(1 + 0) + t``, with nothing to
+        round."""
         norm = chain.norm
         assert norm is not None
         node, constants = norm.node, self._scope.constants
@@ -188,7 +193,10 @@ class _Sweep:
         source = chain.data
         for position, (op, values) in enumerate(steps):
             constant = self._writer.new(
-                chain.members[-1].node, values.reshape(shape), data_type, f"{chain.output}_{'scale' if op == 'Mul' else 'shift'}"
+                chain.members[-1].node,
+                values.reshape(shape),
+                data_type,
+                f"{chain.output}_{'scale' if op == 'Mul' else 'shift'}",
             )
             final = position == len(steps) - 1
             output = chain.output if final else self._free.take(f"{chain.output}_scaled")
@@ -213,6 +221,7 @@ class _Sweep:
     def _rebuild(self, renamed: dict[str, str]) -> None:
         graph, scope = self._scope.graph, self._scope
         removed = self._gone | self._orphans.nodes
+        rename_captures(scope, renamed)  # before the nodes, and the bodies in them, are copied
         kept: list[NodeProto] = list(self._writer.new_nodes)
         for node in scope.nodes:
             if node.index not in removed:
@@ -225,7 +234,6 @@ class _Sweep:
         if removed or self._behind or self._writer.new_nodes:
             del graph.node[:]
             graph.node.extend(kept)
-        rename_captures(scope, renamed)
         if not scope.is_function:
             self._clean_tables(renamed)
         else:
@@ -265,7 +273,8 @@ class _Sweep:
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
     weight = node.scope.producer(node.input(1))
     if weight is not None and weight.op == "DequantizeLinear":
-        assert out is not None and into is None, "quantized weights take an affine behind the operator only"
+        assert into is None, "quantized weights take an affine behind the operator only"
+        assert out is not None, "only operators that take an affine are rewritten"
         return quantized.rewrite(node, out)
     if node.op in matmul.MATMULS:
         add = matmul.bias_add(node)
@@ -282,14 +291,17 @@ def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | No
 def _apply_to(values: NDArray[np.float64], affine: Affine) -> NDArray[np.float64]:
     """A constant's values passed through the affine; they grow where the channels need it."""
     if affine.uniform:
-        return values * affine.scale[0] + affine.shift[0]
+        return np.asarray(values * affine.scale[0] + affine.shift[0])
     axis = affine.axis if affine.axis < 0 else affine.axis - values.ndim
     shape = [-1] + [1] * (-axis - 1)
-    return values * affine.scale.reshape(shape) + affine.shift.reshape(shape)
+    result: NDArray[np.float64] = values * affine.scale.reshape(shape) + affine.shift.reshape(shape)
+    return result
 
 
 def _chain_constants(scope: Scope, chain: Chain) -> list[Constant]:
-    found = [scope.constants.get(name) for member in chain.members for name in member.node.inputs if name != member.data]
+    found = [
+        scope.constants.get(name) for member in chain.members for name in member.node.inputs if name != member.data
+    ]
     return [c for c in found if c is not None]
 
 
@@ -326,4 +338,3 @@ def _drop(entries: object, unwanted: object) -> None:
     if len(kept) != len(entries):  # type: ignore[arg-type]
         del entries[:]  # type: ignore[attr-defined]
         entries.extend(kept)  # type: ignore[attr-defined]
-

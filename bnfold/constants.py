@@ -29,8 +29,10 @@ EXPRESSION_DEPTH = 64
 """Nested operators above which an expression is not looked into."""
 
 _EXPRESSION_OPS = frozenset(
-    "Abs Add Cast CastLike Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log Mul Neg Pow Range"
-    " Reciprocal Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze".split()
+    """
+    Abs Add Cast CastLike Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log
+    Mul Neg Pow Range Reciprocal Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze
+    """.split()
 )
 
 __all__ = ["Constant", "Constants"]
@@ -84,7 +86,9 @@ class Constant:
         """The values as float64, shaped; exact for every float type."""
         tensor = self.tensor
         if tensor is not None and tensor.data_type == dtypes.FLOAT and tensor.HasField("raw_data"):
-            return np.frombuffer(tensor.raw_data, "<f4").astype(np.float64).reshape(self.dims)  # the usual case, quickly
+            return (
+                np.frombuffer(tensor.raw_data, "<f4").astype(np.float64).reshape(self.dims)
+            )  # the usual case, quickly
         return self.array().astype(np.float64)
 
 
@@ -127,7 +131,7 @@ def _stored(scope: Scope, name: str, tensor: TensorProto, node: Node | None) -> 
 def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None:
     if node.op == "Constant":
         return _constant_node(scope, name, node)
-    if node.op not in _EXPRESSION_OPS or depth > EXPRESSION_DEPTH or len(node.outputs) != 1 and node.op != "Split":
+    if node.op not in _EXPRESSION_OPS or depth > EXPRESSION_DEPTH or (len(node.outputs) != 1 and node.op != "Split"):
         return None
     if any(attribute.ref_attr_name for attribute in node.proto.attribute):
         return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
-from bnfold.apply import Applied
 from bnfold.absorb import matmul
+from bnfold.apply import Applied
 from bnfold.dtypes import FLOATS
 from bnfold.graph import Node, Scope, attribute_graphs
 from bnfold.model import Model
@@ -152,7 +152,9 @@ def _size(model: Model) -> tuple[int, int, int]:
             if op == "BatchNormalization":
                 norms += node.domain in ("", "ai.onnx")
             elif op == "Constant":
-                parameters += sum(math.prod(a.t.dims) for a in node.attribute if a.name == "value" and a.t.data_type in FLOATS)
+                parameters += sum(
+                    math.prod(a.t.dims) for a in node.attribute if a.name == "value" and a.t.data_type in FLOATS
+                )
             stack.extend(body for _, body in attribute_graphs(node))
         if hasattr(graph, "initializer"):
             parameters += sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type in FLOATS)
@@ -164,7 +166,9 @@ def model_counts(model: Model) -> Counts:
     nodes, norms, parameters = _size(model)
     size = None
     if model.path is not None:
-        size = os.path.getsize(model.path) + sum(blob.nbytes for blob in model.blobs if getattr(blob, "external", False))
+        size = Path(model.path).stat().st_size + sum(
+            blob.nbytes for blob in model.blobs if getattr(blob, "external", False)
+        )
     return Counts(nodes, norms, 0, parameters, size)
 
 

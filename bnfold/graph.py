@@ -158,7 +158,11 @@ class Scope:
             return []
         if len(found) == 1 and found[0].node.op not in _READS_NO_VALUES:
             return found
-        return [use for use in found if use.node.op not in _READS_NO_VALUES or (use.node.op == "CastLike" and use.position == 0)]
+        return [
+            use
+            for use in found
+            if use.node.op not in _READS_NO_VALUES or (use.node.op == "CastLike" and use.position == 0)
+        ]
 
     def producer(self, name: str) -> Node | None:
         """The node of this scope that makes the tensor, if there is one."""

@@ -1,7 +1,9 @@
 """Model-local functions whose norms fold only where they are called.
 
-One body serves all its calls, so a norm in it folds in the body only when its parameters and weights are constants there.
-Where they come from the calls, those functions, and no others, are inlined by onnx's own inliner, provided that more norms
+One body serves all its calls, so a norm in it folds in the body only when its parameters and weights are constants
+there.
+Where they come from the calls, those functions, and no others, are inlined by onnx's own inliner, provided that more
+norms
 fold afterwards.
 """
 
@@ -21,7 +23,9 @@ __all__ = ["inline_where_needed"]
 Plans = dict[int, ScopePlan]
 Planner = Callable[[Model], tuple[list[Scope], Plans]]
 
-_INLINING_CANNOT_HELP = frozenset(("training-mode", "per-activation", "variance", "not-finite", "excluded", "withdrawn"))
+_INLINING_CANNOT_HELP = frozenset(
+    ("training-mode", "per-activation", "variance", "not-finite", "excluded", "withdrawn")
+)
 
 
 def inline_where_needed(model: Model, roots: list[Scope], plans: Plans, planner: Planner) -> tuple[list[Scope], Plans]:
@@ -41,7 +45,9 @@ def inline_where_needed(model: Model, roots: list[Scope], plans: Plans, planner:
         for scope in root.scopes():
             scope.model = model
     names = ", ".join(sorted(printable(name) for _, name in wanted))
-    model.notes.append(f"inlined the calls of function {names}: its norms fold only where their parameters are constants")
+    model.notes.append(
+        f"inlined the calls of function {names}: its norms fold only where their parameters are constants"
+    )
     return new_roots, new_plans
 
 

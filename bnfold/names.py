@@ -1,6 +1,7 @@
 """Names: which tensors keep theirs, which become one, and free names for new tensors.
 
-The rule of the result is: *the same name means the same value*. Tensors joined by a vanished operator become one tensor; it takes
+The rule of the result is: *the same name means the same value*. Tensors joined by a vanished operator become one
+tensor; it takes
 the name of the one among them whose value it has. A tensor that only exists with a new value gets a new name.
 """
 
@@ -56,7 +57,7 @@ def final_names(plan: ScopePlan, free: FreeNames) -> dict[str, str]:
         root = roots.get(member.data, member.data)
         roots[member.output] = root
         classes.setdefault(root, [root]).append(member.output)
-    renamed = {}
+    renamed: dict[str, str] = {}
     outputs = plan.scope.output_set
     for root, members in classes.items():
         same = [name for name in members if name not in plan.changed]

@@ -5,7 +5,8 @@ Affine operators in a row form a *chain* with one composed affine. Chains are ro
 1. chains that do nothing disappear;
 2. towards producers, in the order of the graph, so that a chain behind a routed one finds the way clear;
 3. towards consumers, in reverse order; where neither way takes it whole, the scale one way and the shift the other;
-4. what is left merges: a chain becomes the fewest operators, and chains with only carrying operators in between become one.
+4. what is left merges: a chain becomes the fewest operators, and chains with only carrying operators in between
+become one.
 
 A routed chain counts as the identity from then on.
 """
@@ -124,7 +125,9 @@ class ScopePlan:
         for end in route.ends:
             table = self.into if end.into else self.out
             old = table.get(end.node.index)
-            table[end.node.index] = end.affine if old is None else (old.then(end.affine) if backward else end.affine.then(old))
+            table[end.node.index] = (
+                end.affine if old is None else (old.then(end.affine) if backward else end.affine.then(old))
+            )
             if end.adds:
                 self.adds.add(end.node.index)
         for edit in route.edits:
@@ -157,13 +160,23 @@ class ScopePlan:
     def can_merge(self, node: Node, affine: Affine, *, into: bool) -> bool:
         """Whether the chain that ``node`` belongs to can take another affine without growing."""
         chain = self.chain_of[node.index]
-        if not chain.staying or not self.may_change(chain) or node is not (chain.members[0] if into else chain.members[-1]).node:
+        if (
+            not chain.staying
+            or not self.may_change(chain)
+            or node is not (chain.members[0] if into else chain.members[-1]).node
+        ):
             return False
-        both = compose(self.scope, chain.data, affine, chain.affine) if into else compose(self.scope, chain.data, chain.affine, affine)
+        both = (
+            compose(self.scope, chain.data, affine, chain.affine)
+            if into
+            else compose(self.scope, chain.data, chain.affine, affine)
+        )
         if both is None or both.scale.size != max(chain.affine.scale.size, affine.scale.size):
             return False
         if chain.norm is not None:
-            return both.uniform or self.scope.shapes.axis(chain.data, both.axis) == 1 and both.scale.size == chain.norm.affine.scale.size
+            return both.uniform or (
+                self.scope.shapes.axis(chain.data, both.axis) == 1 and both.scale.size == chain.norm.affine.scale.size
+            )
         needed = int(both.scales) + int(both.shifts)
         return needed <= max(chain.operators_needed(), 1) and both.scale.size == chain.affine.scale.size
 
@@ -270,7 +283,9 @@ def _drop_identity(plan: ScopePlan, chain: Chain) -> None:
     if not unread and not chain.affine.identity:
         return
     if _connects(plan, chain):
-        chain.refusal = Refusal("graph-output", "the operator does nothing, but connects an input to an output of the graph", None)
+        chain.refusal = Refusal(
+            "graph-output", "the operator does nothing, but connects an input to an output of the graph", None
+        )
         return
     chain.dropped = True
     plan.remove(chain, keeps_input=unread)
@@ -303,7 +318,9 @@ def _worthwhile(chain: Chain, route: Route, others: int = 0) -> Refusal | None:
     cost, removed = route.cost, len(chain.members) + others
     if cost < removed or (cost == removed and chain.norm is not None):
         return None
-    return Refusal("no-gain", "the shift would only move to another Add", route.ends[0].node.label if route.ends else None)
+    return Refusal(
+        "no-gain", "the shift would only move to another Add", route.ends[0].node.label if route.ends else None
+    )
 
 
 def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
@@ -314,7 +331,12 @@ def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
     found = []
     for use in readers:
         other = plan.chain_of.get(use.node.index)
-        if other is None or other.members[0].node is not use.node or not other.staying or not other.affine.same_as(chain.affine):
+        if (
+            other is None
+            or other.members[0].node is not use.node
+            or not other.staying
+            or not other.affine.same_as(chain.affine)
+        ):
             return []
         if other is not chain:
             found.append(other)
@@ -350,7 +372,8 @@ def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
 
 
 def _tell(back: Refusal | None, forth: Refusal | None) -> Refusal | None:
-    """The refusal to report: towards the producer it usually says what is wrong with the model; else the other way's."""
+    """The refusal to report: towards the producer it usually says what is wrong with the model; else the other
+    way's."""
     if back is None or forth is None:
         return back or forth
     if back.code == "no-producer" and forth.code not in ("graph-output", "blocked"):
@@ -388,7 +411,8 @@ def _split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
 
 
 def _merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
-    """Move a chain into another one that stays, or keep half of it, where that saves operators; returns whether it did."""
+    """Move a chain into another one that stays, or keep half of it, where that saves operators; returns whether it
+    did."""
     readers = frozenset((chain.members[0].node.index,))
     route = walker.backward(chain.data, chain.affine, readers)
     if isinstance(route, Route) and route.cost == 0:

@@ -5,9 +5,8 @@ Past this module nothing knows the word BatchNormalization.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,7 +65,9 @@ def _read_norm(node: Node) -> AffineNode | Refusal:
     if refusal is not None:
         return refusal
     if len(node.inputs) < 5 or not node.outputs:
-        return Refusal("parameter-shape", "the norm has fewer than the five inputs that the operator requires", node.label)
+        return Refusal(
+            "parameter-shape", "the norm has fewer than the five inputs that the operator requires", node.label
+        )
     vectors = []
     for name in node.inputs[1:5]:
         constant = node.scope.constants.get(name)
@@ -104,7 +105,9 @@ def _training(node: Node) -> Refusal | None:
     if opset < 7 and not node.integer("is_test", 0):
         return Refusal("training-mode", "is_test is 0, which before opset 7 means training", node.label)
     if any(node.outputs[1:]):
-        return Refusal("training-mode", "the norm has outputs for batch statistics, so it is in training mode", node.label)
+        return Refusal(
+            "training-mode", "the norm has outputs for batch statistics, so it is in training mode", node.label
+        )
     if opset < 9 and not node.integer("spatial", 1):
         return Refusal("per-activation", "spatial is 0: the statistics are per element", node.label)
     return None

@@ -40,7 +40,8 @@ class Explanation:
 CODES: dict[str, Explanation] = {
     "training-mode": Explanation(
         "The batch norm is in training mode.",
-        "It normalizes with the statistics of the batch it is given, so it is not a fixed affine map and there is nothing to fold.",
+        "It normalizes with the statistics of the batch it is given, so it is not a fixed affine map and "
+        "there is nothing to fold.",
         "Export the model in evaluation mode (PyTorch: model.eval() before torch.onnx.export).",
     ),
     "per-activation": Explanation(
@@ -51,7 +52,8 @@ CODES: dict[str, Explanation] = {
     "parameters-not-constant": Explanation(
         "A parameter of the norm is computed at run time, or is a graph input that callers may override.",
         "The folded weight would have to be computed at run time too.",
-        "Remove the parameter from the graph inputs (keep_initializers_as_inputs=False), or constant-fold what computes it.",
+        "Remove the parameter from the graph inputs (keep_initializers_as_inputs=False), or constant-fold "
+        "what computes it.",
     ),
     "parameter-shape": Explanation(
         "The norm's parameters do not fit each other or the tensor.",
@@ -81,7 +83,8 @@ CODES: dict[str, Explanation] = {
     "blocked": Explanation(
         "An operator stands in between that a per-channel scale and shift cannot pass.",
         "Folding across it would change the result: a norm behind an activation is not a norm in front of it.",
-        "Nothing to do: the norm is in a place where it cannot fold. Conv - BatchNorm - activation is the order that folds.",
+        "Nothing to do: the norm is in a place where it cannot fold. Conv - BatchNorm - activation is the "
+        "order that folds.",
     ),
     "sign": Explanation(
         "A scale is negative, and the operator in between passes only scales that are not.",

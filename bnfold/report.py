@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "bnfold/report@1"
 
-__all__ = ["SCHEMA", "Counts", "Folded", "FoldResult", "Kept", "Plan", "Report", "as_json", "dumps", "versions"]
+__all__ = ["SCHEMA", "Counts", "FoldResult", "Folded", "Kept", "Plan", "Report", "as_json", "dumps", "versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Size of a model: nodes (subgraphs and functions included), norms, affine operators, float elements, bytes on disk."""
+    """Size of a model: nodes (subgraphs and functions included), norms, affine operators, float elements, bytes on
+    disk."""
 
     nodes: int
     batch_norms: int

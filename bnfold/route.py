@@ -1,6 +1,8 @@
-"""Routes: following one affine through the graph, towards producers or towards consumers, until linear operators take it.
+"""Routes: following one affine through the graph, towards producers or towards consumers, until linear operators
+take it.
 
-A route is taken whole or not at all. Nothing here changes anything: the walker reads the index and the planner's state, and
+A route is taken whole or not at all. Nothing here changes anything: the walker reads the index and the planner's
+state, and
 returns either a :class:`Route` or the :class:`Refusal` that stopped it.
 """
 
@@ -63,7 +65,8 @@ class Route:
 class Walker:
     """Finds routes given what the planner has decided so far.
 
-    Refusals that hold for any affine (``lasting``) are remembered per tensor, so a long chain that leads nowhere is walked once.
+    Refusals that hold for any affine (``lasting``) are remembered per tensor, so a long chain that leads nowhere is
+    walked once.
     """
 
     def __init__(self, plan: ScopePlan, *, merge: bool = False) -> None:
@@ -100,7 +103,13 @@ class Walker:
         return route
 
     def _back_one(
-        self, route: Route, stack: list[tuple[str, Affine, frozenset[int], int]], tensor: str, affine: Affine, depth: int, nesting: int
+        self,
+        route: Route,
+        stack: list[tuple[str, Affine, frozenset[int], int]],
+        tensor: str,
+        affine: Affine,
+        depth: int,
+        nesting: int,
     ) -> Refusal | None:
         """Move one affine from ``tensor`` to what makes it; returns a refusal or extends the route."""
         route.tensors.append(tensor)
@@ -118,8 +127,7 @@ class Walker:
         if isinstance(port, Port):
             if port.node is not node and affine.scales:
                 route.tensors.append(port.node.outputs[0])  # the product in front of its bias Add
-            end = self._enter(port, affine, tensor, into=False)
-            return end if isinstance(end, Refusal) else route.ends.append(end)
+            return self._end(route, self._enter(port, affine, tensor, into=False))
         rule = carry.BACKWARD.get(node.op)
         if rule is None:
             return port or self._blocked(node)
@@ -130,7 +138,14 @@ class Walker:
             return self._follow(route, stack, steps[0], node, depth)
         return self._choose(route, steps, node, depth, nesting)
 
-    def _follow(self, route: Route, stack: list[tuple[str, Affine, frozenset[int], int]], step: carry.Step, node: Node, depth: int) -> Refusal | None:
+    def _follow(
+        self,
+        route: Route,
+        stack: list[tuple[str, Affine, frozenset[int], int]],
+        step: carry.Step,
+        node: Node,
+        depth: int,
+    ) -> Refusal | None:
         refusal = self._edited(step)
         if refusal is not None:
             return refusal
@@ -172,9 +187,16 @@ class Walker:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
         for use in self._scope.value_readers(tensor):
             if use.position == CAPTURE:
-                return Refusal("captured", f"'{tensor}' is read inside a subgraph of '{use.node.label}'", use.node.label, lasting=True)
+                return Refusal(
+                    "captured",
+                    f"'{tensor}' is read inside a subgraph of '{use.node.label}'",
+                    use.node.label,
+                    lasting=True,
+                )
             if use.node.index not in readers:
-                return Refusal("shared-output", f"'{tensor}' is also read by '{use.node.label}'", use.node.label, lasting=True)
+                return Refusal(
+                    "shared-output", f"'{tensor}' is also read by '{use.node.label}'", use.node.label, lasting=True
+                )
         if len(readers) == 1 and len(self._scope.value_readers(tensor)) > 1:
             reader = self._scope.value_readers(tensor)[0].node.label
             return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)
@@ -201,7 +223,9 @@ class Walker:
                 return refusal
         return route
 
-    def _forward_one(self, route: Route, stack: list[tuple[str, Affine, int]], tensor: str, affine: Affine, depth: int) -> Refusal | None:
+    def _forward_one(
+        self, route: Route, stack: list[tuple[str, Affine, int]], tensor: str, affine: Affine, depth: int
+    ) -> Refusal | None:
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None)
         route.tensors.append(tensor)
@@ -214,7 +238,14 @@ class Walker:
         return None
 
     def _into(
-        self, route: Route, stack: list[tuple[str, Affine, int]], node: Node, position: int, tensor: str, affine: Affine, depth: int
+        self,
+        route: Route,
+        stack: list[tuple[str, Affine, int]],
+        node: Node,
+        position: int,
+        tensor: str,
+        affine: Affine,
+        depth: int,
     ) -> Refusal | None:
         gone = self._plan.gone.get(node.index)
         if gone is not None:
@@ -228,8 +259,9 @@ class Walker:
             if isinstance(port, Port) or node.op not in carry.FORWARD:
                 if affine.shifts and node.op in matmul.MATMULS and matmul.bias_add(node) is not None:
                     route.tensors.append(node.outputs[0])  # the bias Add behind it takes the shift
-                end = port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
-                return end if isinstance(end, Refusal) else route.ends.append(end)
+                return self._end(
+                    route, port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
+                )
         rule = carry.FORWARD.get(node.op)
         step = self._blocked(node) if rule is None else rule(node, position, affine)
         refusal = step if isinstance(step, Refusal) else self._edited(step)
@@ -262,9 +294,19 @@ class Walker:
             return None
         return Refusal("blocked", f"{node.op} '{node.label}', which stays itself, stands in between", node.label)
 
+    @staticmethod
+    def _end(route: Route, end: End | Refusal) -> Refusal | None:
+        """Record one end, or hand on why there is none."""
+        if isinstance(end, Refusal):
+            return end
+        route.ends.append(end)
+        return None
+
     def _blocked(self, node: Node) -> Refusal:
         if node.op.startswith("function "):
-            return Refusal("function", f"the call of function '{node.label}' stands in between", node.label, lasting=True)
+            return Refusal(
+                "function", f"the call of function '{node.label}' stands in between", node.label, lasting=True
+            )
         return Refusal("blocked", f"{node.op} '{node.label}' lets no scale or shift pass", node.label, lasting=True)
 
     def _enter(self, port: Port, affine: Affine, tensor: str, *, into: bool) -> End | Refusal:
@@ -279,9 +321,17 @@ class Walker:
             if None in axes:
                 return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
             if axes[0] != axes[1]:
-                return Refusal("axis", f"the scale runs along axis {axes[0]}, the channels of '{node.label}' along axis {axes[1]}", node.label)
+                return Refusal(
+                    "axis",
+                    f"the scale runs along axis {axes[0]}, the channels of '{node.label}' along axis {axes[1]}",
+                    node.label,
+                )
             if affine.scale.size != port.channels:
-                return Refusal("broadcast", f"{affine.scale.size} values for {port.channels} channels of '{node.label}'", node.label)
+                return Refusal(
+                    "broadcast",
+                    f"{affine.scale.size} values for {port.channels} channels of '{node.label}'",
+                    node.label,
+                )
         if port.shift is not None and affine.shifts:
             return port.shift
         placed = affine.at(port.axis).over(port.channels)

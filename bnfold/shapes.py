@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, TensorProto, TypeProto, shape_inference
+from onnx import ModelProto, TypeProto, shape_inference
 
 if TYPE_CHECKING:
     from bnfold.graph import Node, Scope
@@ -17,11 +17,13 @@ Dim = int | str | None
 Dims = tuple[Dim, ...]
 
 SAME_AS_FIRST = frozenset(
-    "BatchNormalization Cast Clip CastLike Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity InstanceNormalization LRN LeakyRelu"
-    " LogSoftmax Mish Neg PRelu Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu"
-    " QuantizeLinear DequantizeLinear LayerNormalization GroupNormalization".split()
+    """
+    BatchNormalization Cast CastLike Clip DequantizeLinear Dropout Elu Erf Exp Gelu GroupNormalization
+    HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu LogSoftmax Mish Neg
+    PRelu QuantizeLinear Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu
+    """.split()
 )
-_BROADCAST = frozenset("Add Sub Mul Div Pow Sum Max Min Mean".split())
+_BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Sum", "Max", "Min", "Mean"])
 _WALK_LIMIT = 200
 
 __all__ = ["SAME_AS_FIRST", "Dim", "Dims", "Shapes"]
@@ -72,7 +74,7 @@ class Shapes:
         """``TensorProto.DataType`` of a tensor, or None when unknown."""
         constant = self._scope.initializers.get(name)
         if constant is not None:
-            return constant.data_type
+            return int(constant.data_type)
         for table in (self._declarations, self._infer):
             value = table().get(name)
             if value is not None and value.HasField("tensor_type") and value.tensor_type.elem_type:
@@ -89,7 +91,7 @@ class Shapes:
 
     def _fill(self, name: str) -> None:
         """Walk up iteratively (chains can be long) until shapes are known, then derive them on the way back."""
-        path = []
+        path: list[str] = []
         current: str | None = name
         while current is not None and current not in self._known and len(path) < _WALK_LIMIT:
             declared = self._direct(current)
@@ -203,7 +205,9 @@ def _merge(near: Dims | None, far: Dims | None) -> Dims | None:
         return near if far is None else far
     if len(near) != len(far):
         return None
-    return tuple(b if a is None or (isinstance(a, str) and isinstance(b, int)) else a for a, b in zip(near, far, strict=True))
+    return tuple(
+        b if a is None or (isinstance(a, str) and isinstance(b, int)) else a for a, b in zip(near, far, strict=True)
+    )
 
 
 def _stretch(dims: list[Dim]) -> Dim:
@@ -275,6 +279,3 @@ _DERIVED = {
 
 def _derived(node: Node, dims: Dims | None) -> Dims | None:
     return None if dims is None else _DERIVED[node.op](node, dims)
-
-
-

@@ -1,6 +1,7 @@
 """Shape arithmetic with names: what a ``Shape``-``Gather``-``Concat`` subgraph computes, as far as it can be proven.
 
-Exporters write ``x.view(x.size(0), -1)`` as a handful of nodes that compute the new shape at run time. Followed with monomials,
+Exporters write ``x.view(x.size(0), -1)`` as a handful of nodes that compute the new shape at run time. Followed with
+monomials,
 numbers times names, they tell where axes go without knowing a single size.
 """
 
@@ -105,7 +106,7 @@ def values(scope: Scope, name: str, depth: int = 0) -> Shape | None:
     return None if rule is None else rule(node, depth + 1)
 
 
-def _shape(node: Node, depth: int) -> Shape | None:
+def _shape(node: Node, depth: int) -> Shape | None:  # noqa: ARG001 - one signature for all rules
     dims = dimensions(node.scope, node.inputs[0])
     if dims is None:
         return None
@@ -184,4 +185,3 @@ def _plain(m: Monomial) -> int | str | None:
         return m.value
     single = m.number == 1 and len(m.names) == 1 and not m.names[0].startswith("?")
     return m.names[0] if single else None
-

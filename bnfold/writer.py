@@ -15,11 +15,10 @@ from onnx import NodeProto, TensorProto, ValueInfoProto
 
 from bnfold import dtypes
 from bnfold.absorb.port import Scaled
-from bnfold.blobs import Blob
+from bnfold.blobs import Blob, ScaledBlob
 from bnfold.constants import Constant
 from bnfold.graph import CAPTURE, Node, Scope
 from bnfold.refusals import Refusal
-from bnfold.blobs import ScaledBlob
 
 if TYPE_CHECKING:
     from bnfold.names import FreeNames
@@ -46,7 +45,8 @@ class ConstantWriter:
         inputs: new input names, by node index and position.
         new_nodes: Constant nodes to stand in front of everything, where a scope cannot have initializers.
         hosts: which linear operator a lazily computed blob belongs to.
-        unfit: operators whose new constants cannot be represented, by (scope path, node index); the result is then void.
+        unfit: operators whose new constants cannot be represented, by (scope path, node index); the result is then
+        void.
     """
 
     def __init__(self, scope: Scope, free: FreeNames) -> None:
@@ -91,7 +91,12 @@ class ConstantWriter:
         self._fill(tensor, values, constant.data_type, node, constant)
 
     def _fill(
-        self, tensor: TensorProto, values: NDArray[np.float64], data_type: int, node: Node, source: Constant | None = None
+        self,
+        tensor: TensorProto,
+        values: NDArray[np.float64],
+        data_type: int,
+        node: Node,
+        source: Constant | None = None,
     ) -> None:
         if data_type not in dtypes.FLOATS:  # integers, held exactly by float64
             tensor.ClearField("int32_data")
@@ -104,7 +109,7 @@ class ConstantWriter:
             self.unfit[self._scope.path, node.index] = unfit(node, source_is_finite=finite)
         if not tensor.HasField("raw_data"):
             for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
-                tensor.ClearField(name)  # type: ignore[arg-type]
+                tensor.ClearField(name)
         tensor.raw_data = rounded.tobytes()
 
     # -- stored values -------------------------------------------------------------------------------------------
@@ -122,10 +127,11 @@ class ConstantWriter:
 
     def new(self, node: Node, values: NDArray[np.float64], data_type: int, wish: str) -> str:
         """Add a new constant and return its name."""
-        tensor = TensorProto(name=self._free.take(wish), data_type=data_type, dims=values.shape)
+        name = self._free.take(wish)
+        tensor = TensorProto(name=name, data_type=data_type, dims=values.shape)
         self._fill(tensor, values, data_type, node)
         self._add(tensor)
-        return tensor.name
+        return name
 
     def _wish(self, node: Node, constant: Constant | None, role: str) -> str:
         """A readable name: the old one marked as folded, or the weight's with the role in place of ``weight``."""
@@ -160,6 +166,7 @@ class ConstantWriter:
         if old_ir:
             value = ValueInfoProto(name=tensor.name)
             value.type.tensor_type.elem_type = tensor.data_type
+            value.type.tensor_type.shape.SetInParent()  # a scalar has a shape too: no dimensions
             for size in tensor.dims:
                 value.type.tensor_type.shape.dim.add(dim_value=size)
             scope.graph.input.add().CopyFrom(value)

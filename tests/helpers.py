@@ -220,12 +220,14 @@ def fold(model: ModelProto) -> bnfold.FoldResult:
     checker.check_model(folded, full_check=True)
     assert interface(folded) == interface(model)
     assert bnfold.fold(model, verify=False).model.SerializeToString() == folded.SerializeToString(), "not deterministic"
-    again = bnfold.fold(folded, verify=False)
-    assert again.model.SerializeToString() == folded.SerializeToString(), "folding again changes something"
-    assert not again.report.folded
     if not result.report.folded:
         assert folded.SerializeToString() == model.SerializeToString(), "nothing folded, and yet the bytes differ"
     assert operators(folded) <= operators(model)
+    if any("known" in kept.reason for kept in result.report.kept):
+        return result  # folding may have made shapes known that were not
+    again = bnfold.fold(folded, verify=False)
+    assert again.model.SerializeToString() == folded.SerializeToString(), "folding again changes something"
+    assert not again.report.folded
     return result
 
 

@@ -452,7 +452,7 @@ class RandomGraph:
         shape = self.tensors[data]
         chosen = [i for i in range(len(shape)) if self.random.random() < 0.5] or [len(shape) - 1]
         op = self.random.choice(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"))
-        if op == "ReduceMean" and np.prod([shape[i] for i in chosen]) not in (1, 2, 4, 8, 16):
+        if op in ("ReduceMean", "ReduceSum") and np.prod([shape[i] for i in chosen]) not in (1, 2, 4, 8, 16):
             return
         keep = self.random.choice((0, 1))
         result = tuple(1 if i in chosen else d for i, d in enumerate(shape) if keep or i not in chosen)

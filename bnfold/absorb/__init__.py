@@ -1,4 +1,5 @@
-"""The operators that absorb an affine, one file each: ``after`` (behind the operator), ``before`` (in front of it), ``rewrite``.
+"""The operators that absorb an affine, one file each: ``after`` (behind the operator), ``before`` (in front of it),
+``rewrite``.
 
 The tables below are all there is to register.
 """

@@ -1,15 +1,13 @@
 """Conv: ``Y[n, o] = b[o] + sum over p, k of W[o, p, k] * X[n, g(o) * I/g + p, ...]`` with ``W[O, I/g, k...]``.
 
 After:   ``s * Y + t``      is  ``W[o, ...] *= s[o]``,  ``b' = s * b + t``.
-Before:  ``Conv(s * X + t)`` is  ``W[o, p, ...] *= s[g(o) * I/g + p]``,  ``b' = b + sum over p, k of W * t``; the latter only where no
-padding is ever added, since padded positions hold zeros and not ``t``.
+Before:  ``Conv(s * X + t)`` is  ``W[o, p, ...] *= s[g(o) * I/g + p]``,  ``b' = b + sum over p, k of W * t``; the latter only
+where no padding is ever added, since padded positions hold zeros and not ``t``.
 """
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
 from bnfold.affine import Affine
@@ -102,7 +100,9 @@ def _fused(node: Node, *, also_sum: bool) -> Refusal | None:
     if node.op == "Conv":
         return None
     if node.string("activation", ""):
-        return Refusal("blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True)
+        return Refusal(
+            "blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True
+        )
     if also_sum and node.input(3):
         return Refusal("blocked", f"{node.label} adds another tensor itself", node.label, lasting=True)
     return None

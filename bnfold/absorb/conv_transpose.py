@@ -1,15 +1,13 @@
 """ConvTranspose: ``W[I, O/g, k...]``; each input position paints a kernel onto the output.
 
 After:   ``s * Y + t``  is  ``W[i, q, ...] *= s[g(i) * O/g + q]``,  ``b' = s * b + t``.
-Before:  ``W[i, ...] *= s[i]``. A shift enters only through a 1x1 kernel with stride 1 and no padding; otherwise border and stride
-positions see different taps, so the shift is no constant per channel.
+Before:  ``W[i, ...] *= s[i]``. A shift enters only through a 1x1 kernel with stride 1 and no padding; otherwise border
+and stride positions see different taps, so the shift is no constant per channel.
 """
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
 from bnfold.affine import Affine
@@ -46,7 +44,9 @@ def before(node: Node, position: int) -> Port | Refusal:
         return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
     shift: Refusal | None = None
     if not _pointwise(node, weight.dims[2:]):
-        shift = Refusal("shift", "output positions see different kernel taps, so the shift is not the same everywhere", node.label)
+        shift = Refusal(
+            "shift", "output positions see different kernel taps, so the shift is not the same everywhere", node.label
+        )
     else:
         shift = bias_problem(node, 2, weight.dims[1] * group)
     return Port(node, 1, weight.dims[0], shift)

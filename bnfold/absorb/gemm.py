@@ -102,7 +102,11 @@ def _unusable(node: Node, dims: tuple[int, ...]) -> Refusal | None:
     if len(dims) != 2:
         return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
     if node.string("activation", ""):
-        return Refusal("blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True)
+        return Refusal(
+            "blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True
+        )
     if node.scope.opset < 7 and node.input(2) and not node.integer("broadcast", 0):
-        return Refusal("parameter-shape", "before opset 7 this Gemm takes no vector as addend", node.label, lasting=True)
+        return Refusal(
+            "parameter-shape", "before opset 7 this Gemm takes no vector as addend", node.label, lasting=True
+        )
     return None

@@ -1,9 +1,11 @@
 """MatMul with a constant on either side: ``Y = X W`` with ``W[K, N]``, or ``Y = W X`` with ``W[M, K]``.
 
-Constant right, after: columns of ``W`` times ``s``; before: rows of ``W`` times ``s``, shift ``t W``, one value per column.
+Constant right, after: columns of ``W`` times ``s``; before: rows of ``W`` times ``s``, shift ``t W``, one value per
+column.
 Constant left, after: rows of ``W`` times ``s``; before: columns of ``W`` times ``s``, shift ``W t``, one value per row.
 
-A shift needs somewhere to go: the constant Add behind the MatMul when there is one (both are then one linear unit), else
+A shift needs somewhere to go: the constant Add behind the MatMul when there is one (both are then one linear unit),
+else
 the MatMul becomes a Gemm where everything has rank 2, else an Add follows.
 
 ``com.microsoft::FusedMatMul`` is the same with ``alpha`` in front and ``transA``, ``transB``; it never becomes a Gemm.

@@ -99,12 +99,15 @@ def bias_problem(node: Node, position: int, channels: int) -> Refusal | None:
     if constant is None or not constant.floating:
         return Refusal("bias-not-constant", f"the bias '{name}' is not constant", node.label)
     if constant.size not in (1, channels):
-        return Refusal("parameter-shape", f"the bias '{name}' has {constant.size} values for {channels} channels", node.label)
+        return Refusal(
+            "parameter-shape", f"the bias '{name}' has {constant.size} values for {channels} channels", node.label
+        )
     return None
 
 
 def bias_of(node: Node, position: int, channels: int) -> Vector | Refusal:
-    """The bias vector at an optional input, zeros when absent (an empty name is an absent input), or why it is not known."""
+    """The bias vector at an optional input, zeros when absent (an empty name is an absent input), or why it is not
+    known."""
     name = node.input(position)
     if not name:
         return np.zeros(channels)

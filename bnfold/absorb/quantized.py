@@ -1,7 +1,9 @@
 """Operators whose weight comes through DequantizeLinear: ``w = (q - zero_point) * scale``.
 
-After:   ``scale *= |s|`` per channel, and ``q' = 2 * zero_point - q`` in channels where ``s < 0``: integers stay integers, so nothing
-is rounded but the new scales. A float bias takes scale and shift; an int32 bias behind its own DequantizeLinear is quantized
+After:   ``scale *= |s|`` per channel, and ``q' = 2 * zero_point - q`` in channels where ``s < 0``: integers stay
+integers, so nothing
+is rounded but the new scales. A float bias takes scale and shift; an int32 bias behind its own DequantizeLinear is
+quantized
 again with its scale times ``|s|``, which keeps the ratio to the weight's scale that integer kernels rely on.
 """
 
@@ -20,8 +22,8 @@ from bnfold.refusals import Refusal
 
 __all__ = ["Dequantized", "after", "dequantized", "rewrite"]
 
-_INTEGERS = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32}
-"""``TensorProto.DataType`` of the quantized types whose signs can be flipped, with their ranges."""
+_RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 6: (-(2**31), 2**31 - 1)}
+"""Quantized types whose signs can be flipped (``TensorProto.DataType``: uint8, int8, uint16, int16, int32)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +90,12 @@ def _channels(node: Node, dims: tuple[int, ...]) -> tuple[int, int] | Refusal:
         return axis, dims[axis]
     if node.op == "MatMul" and len(dims) == 2:
         return 1, dims[1]
-    return Refusal("quantized", f"the quantized weight of '{node.label}' has no axis of its own for the channels", node.label, lasting=True)
+    return Refusal(
+        "quantized",
+        f"the quantized weight of '{node.label}' has no axis of its own for the channels",
+        node.label,
+        lasting=True,
+    )
 
 
 def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusal | None:
@@ -96,7 +103,11 @@ def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusa
     if isinstance(scale, Refusal):
         return scale
     if (affine.scale < 0).any() and _flipped(weight, axis, affine.scale) is None:
-        return Refusal("quantized", f"flipping the sign of the weight of '{node.label}' leaves the range of its integers", node.label)
+        return Refusal(
+            "quantized",
+            f"flipping the sign of the weight of '{node.label}' leaves the range of its integers",
+            node.label,
+        )
     return None
 
 
@@ -107,30 +118,30 @@ def _new_scale(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.flo
     if weight.node.integer("block_size", 0):
         if scale.shape[axis] != size.size:
             return Refusal("quantized", f"'{label}' shares scales among channels", label)
-        return scale * size.reshape([-1 if i == axis else 1 for i in range(scale.ndim)])
+        spread: NDArray[np.float64] = scale * size.reshape([-1 if i == axis else 1 for i in range(scale.ndim)])
+        return spread
     if scale.size == 1 and np.all(size == size[0]):
-        return scale * size[0]
+        return np.asarray(scale * size[0])
     if scale.size == 1:
         if weight.node.scope.opset < 13:
             return Refusal("quantized", f"before opset 13 '{label}' has a single scale", label)
-        return scale.reshape(1) * size
+        return np.asarray(scale.reshape(1) * size)
     if weight.axis != axis:
         return Refusal("quantized", f"the scales of '{label}' run along another axis than the channels", label)
-    return scale * size
+    return np.asarray(scale * size)
 
 
 def _flipped(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.float64] | None:
     """The integers with the signs of negative channels turned; None when one leaves its range (-128 becomes 128)."""
-    kind = _INTEGERS.get(weight.values.data_type)
-    if kind is None or weight.node.integer("block_size", 0):
+    limits = _RANGES.get(weight.values.data_type)
+    if limits is None or weight.node.integer("block_size", 0):
         return None
     values = weight.values.array().astype(np.int64)
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
     zero = np.zeros(1, np.int64) if weight.zero is None else weight.zero.array().astype(np.int64).ravel()
     centre = zero.reshape(shape) if zero.size > 1 else zero.reshape([1] * values.ndim)
     turned = np.where((factor < 0).reshape(shape), 2 * centre - values, values)
-    limits = np.iinfo(kind)
-    if turned.min() < limits.min or turned.max() > limits.max:
+    if turned.min() < limits[0] or turned.max() > limits[1]:
         return None
     return turned.astype(np.float64)
 
@@ -147,12 +158,16 @@ def _quantized_bias(node: Node) -> Dequantized | None:
 
 def _bias_problem(node: Node, channels: int) -> Refusal | None:
     if node.op == "Gemm" and (node.real("beta", 1.0) != 1.0 or node.real("alpha", 1.0) != 1.0):
-        return Refusal("quantized", f"'{node.label}' has factors alpha or beta beside a quantized weight", node.label, lasting=True)
+        return Refusal(
+            "quantized", f"'{node.label}' has factors alpha or beta beside a quantized weight", node.label, lasting=True
+        )
     if node.op == "MatMul" or not node.input(2) or _quantized_bias(node) is not None:
         return None
     producer = node.scope.producer(node.input(2))
     if producer is not None and producer.op == "DequantizeLinear":
-        return Refusal("quantized", f"the quantization of the bias of '{node.label}' is not constant", node.label, lasting=True)
+        return Refusal(
+            "quantized", f"the quantization of the bias of '{node.label}' is not constant", node.label, lasting=True
+        )
     bias = bias_of(node, 2, channels)
     return Refusal(bias.code, bias.reason, bias.node, lasting=True) if isinstance(bias, Refusal) else None
 
@@ -221,7 +236,7 @@ def _rewrite_bias(node: Node, affine: Affine) -> list[Rewrite]:
         renewed = _requantized(quantized, affine)
         assert renewed is not None
         integers, scale = renewed
-        changes = (
+        changes: tuple[Stored, ...] = (
             Stored(0, integers.reshape(quantized.values.dims), quantized.values.data_type, "quantized"),
             Stored(1, scale.reshape(-1), quantized.scale.data_type, "scale"),
         )

@@ -1,6 +1,7 @@
 """Operators that bring two or more computed tensors together: Add, Sub, Sum, Max, Min, Mul, Div, MatMul.
 
-Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a maximum takes the affine on all sides when ``s >= 0``; a product
+Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a maximum takes the affine on all sides when ``s >=
+0``; a product
 takes the scale on one side. Towards consumers: a shift passes an addition, a scale passes a product.
 """
 

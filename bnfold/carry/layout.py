@@ -97,7 +97,11 @@ def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
     rank = node.scope.shapes.rank(tensor)
     if affine.axis < 0:
         return affine
-    return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label) if rank is None else affine.at(affine.axis - rank)
+    return (
+        Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
+        if rank is None
+        else affine.at(affine.axis - rank)
+    )
 
 
 def copies_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:

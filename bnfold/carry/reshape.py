@@ -1,8 +1,10 @@
 """Reshape and Flatten: where channels go is proven from the row-major order of elements, never guessed from sizes.
 
 A dimension is a monomial: a number times names. Two positions are the same when the products of the dimensions in front
-of them are equal as monomials, which holds for any value of the names: ``[N, C, H*W]`` from ``[N, C, H, W]`` for any N, H, W.
-With ``q`` rows of other axes merged in front of the channels and ``k`` elements behind, a flattened axis reads ``q`` times all
+of them are equal as monomials, which holds for any value of the names: ``[N, C, H*W]`` from ``[N, C, H, W]`` for any
+N, H, W.
+With ``q`` rows of other axes merged in front of the channels and ``k`` elements behind, a flattened axis reads ``q``
+times all
 channels, each ``k`` times.
 """
 
@@ -46,7 +48,8 @@ def _inferred(node: Node, source: Shape) -> Shape | None:
 
 
 def move(source: Shape, target: Shape, affine: Affine) -> Affine | None:
-    """The affine on ``source[affine.axis]``, as it reads on one axis of ``target``; None when it does on no single axis."""
+    """The affine on ``source[affine.axis]``, as it reads on one axis of ``target``; None when it does on no single
+    axis."""
     if affine.uniform:
         return affine
     channels, front = affine.scale.size, product(source[: affine.axis])
@@ -89,7 +92,9 @@ def _pass(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | R
         return misplaced(node, "has no such axis")
     moved = move(source, target, affine.at(axis))
     if moved is None:
-        return Refusal("reshape", f"{node.op} '{node.label}' does not provably keep the channels on one axis", node.label)
+        return Refusal(
+            "reshape", f"{node.op} '{node.label}' does not provably keep the channels on one axis", node.label
+        )
     return Step(((onto, moved),))
 
 

@@ -1,6 +1,7 @@
 """Operators that work along spatial axes: pooling, reductions, Resize and Pad.
 
-Averages pass scale and shift where their weights sum to one; maxima pass a shift, and a scale that is not negative; sums
+Averages pass scale and shift where their weights sum to one; maxima pass a shift, and a scale that is not negative;
+sums
 pass a scale, and a shift times the number of summed elements. Padding with a value passes if the value can follow.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.carry.step import Backward, Edit, Forward, Step, constant_ints, misplaced, needs_no_shift, needs_no_sign
+from bnfold.carry.step import Backward, Edit, Forward, Step, constant_ints, misplaced, needs_no_sign
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -37,7 +38,9 @@ def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
             return Refusal("blocked", f"the indices of {node.op} '{node.label}' are read", node.label, lasting=True)
         return needs_no_sign(node, affine)
     if node.op == "AveragePool" and affine.shifts and _averages_padding(node):
-        return Refusal("shift", f"AveragePool '{node.label}' counts padded zeros, which a shift must not reach", node.label)
+        return Refusal(
+            "shift", f"AveragePool '{node.label}' counts padded zeros, which a shift must not reach", node.label
+        )
     return None
 
 
@@ -240,7 +243,9 @@ def _pad(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | Re
     if not np.any(values != value):
         return Step(((onto, affine),))
     if np.any(values != values[0]):
-        return Refusal("padding", f"Pad '{node.label}' writes one value, and it would have to differ per channel", node.label)
+        return Refusal(
+            "padding", f"Pad '{node.label}' writes one value, and it would have to differ per channel", node.label
+        )
     one = Affine(follow.scale[:1], follow.shift[:1])
     if np.any(follow.scale != one.scale[0]):
         one = Affine.of(1.0, float(values[0]) - value)

@@ -1,4 +1,5 @@
-"""What a carrying operator tells the planner: where the affine goes on, and what of its own constants changes with it."""
+"""What a carrying operator tells the planner: where the affine goes on, and what of its own constants changes with
+it."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def misplaced(node: Node, why: str) -> Refusal:
 
 
 def constant_ints(node: Node, attribute: str, position: int) -> list[int] | None:
-    """Integers that older opsets give as an attribute and newer ones as a constant input; None when absent or computed."""
+    """Integers that older opsets give as an attribute and newer ones as a constant input; None when absent or
+    computed."""
     found = node.integers(attribute)
     if found is not None:
         return found

@@ -19,8 +19,8 @@ __all__ = ["ChannelErrors", "compare_channels", "rows"]
 # correct folds the largest ratio seen was below half of what this allows (benchmarks/proof).
 _EVALUATION = 32.0
 _PER_SQRT_TERM = 2.0
-# One rounding to 16 bits is at most half a unit per weight, which is what copy q moves every weight by. A scale that was
-# itself rounded to 16 bits before the product was adds up to two such units, and the sampling a little.
+# One rounding to 16 bits is at most half a unit per weight, which is what copy q moves every weight by. A scale that
+# was itself rounded to 16 bits before the product was adds up to two such units, and the sampling a little.
 _ROUNDED_TWICE = 3.05
 _OUTPUT_ULPS = 4.0  # both sides round their own output, and whatever is added last
 _PEAK = 1.5  # single elements scatter more than the root of the mean square

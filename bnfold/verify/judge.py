@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from bnfold.verify.source import SHAPE_OF, Source
 from bnfold.verify.structure import check_structure
 from bnfold.verify.types import TensorType, tensor_types
 from bnfold.verify.view import RANDOM_OPERATORS, View
+from bnfold.verify.whole import BrokenError, Runs, Whole, others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,8 +69,7 @@ class Judge:
         if problems:
             return self._report(Structure(tuple(problems), tuple(notes), self._node_counts()), (), [])
         pairing = pair(*self.views)
-        first = self._first_session()
-        self._learn(pairing, first)
+        self._learn(pairing, runnable=self._find_inputs())
         pairing, grown = self._check_sites(pairing)
         outputs = self._compare_outputs(pairing)
         sites = self._site_results(pairing, grown)
@@ -83,8 +84,8 @@ class Judge:
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
-    def _first_session(self) -> Session | None:
-        """Open the original and find inputs that it accepts; the inputs are in ``cases``."""
+    def _find_inputs(self) -> bool:
+        """Find inputs that the original accepts, and whether it can be run at all."""
         given = making.user_cases(self.original, self.options)
         specs = input_specs(self.original.given.proto)
         try:
@@ -92,11 +93,11 @@ class Judge:
         except RuntimeMissingError as error:
             self.failed = str(error)
             self.cases = given
-            return None
+            return False
         self.cases = given + self._made(specs, session, bool(given))
         if self.evaluation.reference:
             self.cases = self.cases[:_REFERENCE_CASES]
-        return session
+        return True
 
     def _made(self, specs: Sequence[Any], session: Session, have_some: bool) -> list[Case]:
         """Made inputs, of the first size that the original accepts."""
@@ -136,7 +137,7 @@ class Judge:
             pass
         return []
 
-    def _learn(self, pairing: Pairing, session: Session | None) -> None:
+    def _learn(self, pairing: Pairing, *, runnable: bool) -> None:
         """Find types and shapes of what enters sites, and the values of what steers them."""
         if not pairing.sites:
             return
@@ -148,7 +149,7 @@ class Judge:
         exact = [k for k in frontier if not k[0] and (k in steering or _not_float(types.get(k)))]
         known: dict[Key, NDArray[Any]] = {k: feeds[k[1]] for k in exact if k[1] in feeds}
         exact = [k for k in exact if k not in known and k in self._producible()]
-        if session is not None and self.cases and (blank or exact):
+        if runnable and self.cases and (blank or exact):
             self._ask(types, known, blank, exact)
         self.entering = Entering(types, known)
 
@@ -191,15 +192,9 @@ class Judge:
             before = {site.key: _signature(site) for site in pairing.sites}
             grown.update({key: self.checked[key] for key in wrong})
             pairing = pair(*self.views, dropped=grown)
-            self._learn(pairing, None if self.failed else self._session_for_learning())
+            self._learn(pairing, runnable=not self.failed)
             self._check_new(pairing, before)
         return pairing, grown
-
-    def _session_for_learning(self) -> Session | None:
-        try:
-            return self.evaluation.open(self.original)
-        except RuntimeMissingError:
-            return None
 
     def _check_new(self, pairing: Pairing, before: Mapping[Key, Any]) -> None:
         todo = [s for s in pairing.sites if before.get(s.key) != _signature(s)]
@@ -222,76 +217,29 @@ class Judge:
         if not self.cases:
             return judge.results()
         groups = list(inplace.batches(pairing.sites, self.entering.types)) or [[]]
+        whole = Whole(self.evaluation, self.options, self.clock, names)
+
+        def collect(case: Case, runs: Runs) -> None:
+            self._in_place(groups[0], runs)
+            judge.add(case.name, runs["a"], runs["b"], others(runs))
+            self._expected(case, runs["a"])
+
         try:
-            self._run_group(groups[0], judge, self.cases)
-        except _BrokenError as broken:
+            whole.run(self.cases, [site.tensor for site in groups[0]], collect)
+        except BrokenError as broken:
             return [OutputResult(name, DIFFERENT, note=str(broken)) for name in names]
         except RuntimeMissingError as error:
             self.failed = str(error)
             return judge.results()
+        self.unchecked += [f"inputs: {name}" for name in whole.skipped]
         for group in groups[1:]:
             if self.clock.over():
                 self.unchecked += [f"{site.tensor} in place" for site in group]
                 continue
-            self._run_group(group, None, self.cases[:1])
+            tensors = [site.tensor for site in group]
+            with contextlib.suppress(BrokenError, RuntimeMissingError):  # these sites have their local check
+                whole.run(self.cases[:1], tensors, lambda _, runs, group=group: self._in_place(group, runs))  # type: ignore[misc]
         return self._ties(judge.results(), pairing)
-
-    def _run_group(self, group: Sequence[Site], judge: OutputJudge | None, cases: Sequence[Case]) -> None:
-        """Run both models with the tensors of some sites exposed; all outputs go to the judge."""
-        expose, original, folded = self._open_both([site.tensor for site in group])
-        perturbed = self.evaluation.perturbed(expose=expose)
-        optimised = self.evaluation.optimised() if judge is not None else None
-        names = list(self.views[0].outputs)
-        for number, case in enumerate(cases):
-            if self.clock.over():
-                self.unchecked.append(f"inputs: {case.name}")
-                continue
-            self.clock.tell("running both models", number / len(cases))
-            wanted = names + [name for name in expose if name not in names] if number == 0 else names
-            runs = {"a": original.run(case.feeds, wanted), "b": _run_folded(folded, case, wanted)}
-            moved = perturbed_feeds(case.feeds, self.options.seed)
-            if perturbed is not None:
-                try:
-                    runs["p"] = perturbed.run(moved, wanted)
-                except RuntimeMissingError:  # a constant that steers something; the inputs have to do
-                    perturbed = None
-            if perturbed is None:
-                runs["p"] = original.run(moved, wanted)
-            if number == 0:
-                self._in_place(group, runs)
-            if judge is None:
-                continue
-            others = {"weights and inputs" if perturbed else "inputs": runs["p"]}
-            if optimised is not None and number == 0:
-                others["optimisation level"] = optimised.run(case.feeds, names)
-            judge.add(case.name, runs["a"], runs["b"], others)
-            self._expected(case, runs["a"])
-
-    def _open_both(self, expose: list[str]) -> tuple[list[str], Session, Session]:
-        """Open both models with tensors exposed; without, where the runtime does not want to."""
-        if expose:
-            try:
-                opened = (
-                    self.evaluation.open(self.original, expose=expose),
-                    self.evaluation.open(self.folded, expose=expose),
-                )
-            except RuntimeMissingError:
-                pass
-            else:
-                return expose, *opened
-        original = self.evaluation.open(self.original)
-        try:
-            return [], original, self.evaluation.open(self.folded)
-        except RuntimeMissingError as error:
-            raise _BrokenError(f"the original can be opened, this one cannot: {error}") from error
-
-    def _in_place(self, group: Sequence[Site], runs: Mapping[str, Mapping[str, Any]]) -> None:
-        for site in group:
-            arrays = [runs[letter].get(site.tensor) for letter in "abp"]
-            if all(isinstance(array, np.ndarray) for array in arrays):
-                found = inplace.compare_site(site, *arrays)  # type: ignore[arg-type]
-                if found is not None:
-                    self.in_place[site.key] = found
 
     def _expected(self, case: Case, found: Mapping[str, Any]) -> None:
         """Say how far the original itself is from outputs that came with the data."""
@@ -301,6 +249,14 @@ class Judge:
                 error = metrics.measure(wanted.astype(mine.dtype), mine)
                 text = f"{error.max_abs:.2g}" if is_float(mine) else f"{error.mismatches} elements"
                 self.notes.append(f"{case.name}: the original is {text} away from the expected {printable(name)}")
+
+    def _in_place(self, group: Sequence[Site], runs: Runs) -> None:
+        for site in group:
+            arrays = [runs.get(letter, {}).get(site.tensor) for letter in "abp"]
+            if all(isinstance(array, np.ndarray) for array in arrays):
+                found = inplace.compare_site(site, *arrays)  # type: ignore[arg-type]
+                if found is not None:
+                    self.in_place.setdefault(site.key, found)
 
     # -- ties ----------------------------------------------------------------------------------------------------
 
@@ -454,17 +410,6 @@ class Judge:
     def _node_counts(self) -> tuple[int, int]:
         ours, theirs = (sum(len(view.nodes) for view in main.walk()) for main in self.views)
         return ours, theirs
-
-
-class _BrokenError(Exception):
-    """The second model cannot be run where the original can."""
-
-
-def _run_folded(session: Session, case: Case, wanted: Sequence[str]) -> dict[str, Any]:
-    try:
-        return session.run(case.feeds, wanted)
-    except RuntimeMissingError as error:
-        raise _BrokenError(f"the original runs on these inputs, this one does not: {error}") from error
 
 
 def _verdict(

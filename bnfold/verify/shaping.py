@@ -26,7 +26,7 @@ _ANY_SIZE = frozenset(
     )
 )
 _PER_CHANNEL = frozenset(("Add", "Sub", "Mul", "Div"))
-POSITIONS = 10  # pixels along each axis, besides what the kernels reach
+POSITIONS = 6  # pixels along each axis, besides what the kernels reach
 _BATCH = 2
 _ROWS = 32  # samples for operators on matrices
 
