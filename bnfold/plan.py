@@ -422,7 +422,7 @@ def _merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     if isinstance(route, Route) and route.cost == 0 and route.ends:
         _take_merging(plan, chain, route, backward=False)
         return True
-    if len(chain.members) > 1 and chain.operators_needed() > 1 and plan.may_change(chain):
+    if (len(chain.members) > 1 or chain.rewritten) and chain.operators_needed() > 1 and plan.may_change(chain):
         return _halve(plan, chain, readers)
     return False
 

@@ -33,15 +33,10 @@ class Expected:
 EXPECTED = {
     "digits_cnn": Expected(folded=5),
     "digits_autoencoder": Expected(folded=6),
-    "tabular_mlp": Expected(folded=4, kept=("/standardise/BatchNormalization",)),
+    "tabular_mlp": Expected(folded=5),
     "digits_preact": Expected(
-        folded=3,
-        kept=(
-            "/block1/norm1/BatchNormalization",
-            "/block2/norm1/BatchNormalization",
-            "/block3/norm1/BatchNormalization",
-            "/norm/BatchNormalization",
-        ),
+        folded=5,
+        kept=("/block1/norm1/BatchNormalization", "/block2/norm1/BatchNormalization"),
     ),
 }
 CLASSIFIERS = ("digits_cnn", "digits_preact", "tabular_mlp")

@@ -1,7 +1,7 @@
 """Conv: ``Y[n, o] = b[o] + sum over p, k of W[o, p, k] * X[n, g(o) * I/g + p, ...]`` with ``W[O, I/g, k...]``.
 
 After:   ``s * Y + t``      is  ``W[o, ...] *= s[o]``,  ``b' = s * b + t``.
-Before:  ``Conv(s * X + t)`` is  ``W[o, p, ...] *= s[g(o) * I/g + p]``,  ``b' = b + sum over p, k of W * t``; the latter only
+Before:  ``Conv(s * X + t)`` is  ``W[o, p, ...] *= s[g(o) * I/g + p]``, ``b' = b + sum over p, k of W * t``; that only
 where no padding is ever added, since padded positions hold zeros and not ``t``.
 """
 

@@ -129,7 +129,8 @@ class OutputJudge:
         if verdict == EQUAL:
             doubt = _doubt(state, relative)
             verdict, note = (INCONCLUSIVE, doubt) if doubt else (EQUAL, note)
-        noise = Noise(run.level, run.sources)
+        sources = run.sources or next((other.sources for other in state.runs if other.sources), ())
+        noise = Noise(max(run.level, relative * run.size), sources)
         return OutputResult(name, verdict, run.metrics, run.case, tolerance, noise, note)
 
 

@@ -1,0 +1,67 @@
+"""Random graphs: whatever the graph, a fold is exact or refused, valid, idempotent and deterministic.
+
+``pytest --hypothesis-profile=thorough`` looks at many more.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+from helpers import Array, feeds_for, fold, made_tensors, run
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from onnx import ModelProto, checker
+from random_graphs import RandomGraph
+
+
+def holds(model: ModelProto) -> None:
+    result = fold(model)
+    if not result.report.folded:
+        return
+    names = [value.name for value in model.graph.output]
+    names += sorted((made_tensors(model) & made_tensors(result.model)) - set(names))
+    for seed in range(2):
+        feeds = feeds_for(model, seed, **{f"N{n}": n for n in range(9)})
+        if "flag" in feeds:
+            feeds["flag"] = np.array(bool(seed))
+        everything = run(model, feeds, sorted(made_tensors(model)))
+        want, got = run(model, feeds, names), run(result.model, feeds, names)
+        for name in names:
+            close(want[name], got[name], largest(everything), name)
+
+
+def largest(values: dict[str, Array]) -> float:
+    return max((float(np.abs(v).max(initial=0)) for v in values.values() if v.dtype == np.float32), default=0.0)
+
+
+def close(want: Array, got: Array, magnitude: float, name: str) -> None:
+    """Exactly equal while the values inside the graph fit float32 with room for fractions; else to the last bits."""
+    assert want.shape == got.shape, name
+    if magnitude < 2**10:
+        np.testing.assert_array_equal(got, want, err_msg=name)
+    else:
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * magnitude, err_msg=name)
+
+
+def valid(model: ModelProto) -> bool:
+    try:
+        checker.check_model(model, full_check=True)
+    except Exception:
+        return False
+    return True
+
+
+@given(st.randoms(use_true_random=False))
+def test_any_graph(random: Random) -> None:
+    model = RandomGraph(random).model()
+    assume(valid(model))
+    holds(model)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_fixed_graphs(seed: int) -> None:
+    model = RandomGraph(Random(seed)).model()
+    if valid(model):
+        holds(model)
