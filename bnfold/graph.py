@@ -102,6 +102,7 @@ class Scope:
         self.parent = parent
         self.opset = opset
         self.is_function = isinstance(graph, FunctionProto)
+        self.in_function: bool = self.is_function or (parent is not None and parent.in_function)
         functions = _function_names(model.proto) if parent is None or self.is_function else parent.function_names
         self.function_names: frozenset[tuple[str, str]] = functions
         self.children: list[tuple[Node, Scope]] = []
@@ -123,7 +124,8 @@ class Scope:
     def _index(self) -> None:
         readers, producers, functions = self._readers, self.producers, self.function_names
         for node in self.nodes:
-            if functions and (node.proto.domain, node.proto.op_type) in functions:
+            called = bool(functions) and (node.proto.domain, node.proto.op_type) in functions
+            if called or (self.in_function and _depends_on_call(node)):
                 node.op = f"function {node.op}"
             for position, name in enumerate(node.inputs):
                 if name:
@@ -175,6 +177,15 @@ class Scope:
             scope = stack.pop()
             yield scope
             stack.extend(child for _, child in reversed(scope.children))
+
+
+def _depends_on_call(node: Node) -> bool:
+    """Whether an attribute's value comes from the function's call, so that no rule about the operator can be trusted.
+
+    Norms say so themselves, and bodies have to be indexed all the same.
+    """
+    known = node.op == "BatchNormalization" or node.op in _WITH_BODIES
+    return not known and any(attribute.ref_attr_name for attribute in node.proto.attribute)
 
 
 def attribute_graphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:

@@ -42,6 +42,7 @@ class FoldOptions:
         only: ``"all"``, or ``"batchnorm"`` to leave plain Mul, Add, Sub, Div and Neg alone.
         skip: names of nodes to leave (``operator:output`` for nodes without a name).
         skip_codes: refusal codes whose kept operators are not reported.
+        freeze: treat initializers that callers may override as constants; they leave the graph's inputs.
         verify: prove that the result is the same network before it is written or returned.
         strict: a fold that fails the proof is an error; otherwise it is taken back and the rest is kept.
         verification: options of the proof.
@@ -51,6 +52,7 @@ class FoldOptions:
     only: str = "all"
     skip: tuple[str, ...] = ()
     skip_codes: tuple[str, ...] = ()
+    freeze: bool = False
     verify: bool = True
     strict: bool = False
     verification: VerifyOptions | None = None
@@ -95,7 +97,7 @@ def fold(
     options = _checked(options, verify)
 
     def attempt(limits: Limits) -> tuple[_Folding, onnx.ModelProto]:
-        return _until_fit(lambda chosen: _materialised(_load(model, base_dir), chosen), limits)
+        return _until_fit(lambda chosen: _materialised(_load(model, base_dir, options), chosen), limits)
 
     original = None
     if options.verify:
@@ -157,7 +159,7 @@ def inspect(
         ModelReadError: the model cannot be read.
     """
     options = _checked(options, verify=False)
-    loaded = _load(model, base_dir)
+    loaded = _load(model, base_dir, options)
     before = model_counts(loaded)
     roots, plans = _planned(loaded, _limits(options))
     folded, kept = describe(roots, plans)
@@ -180,8 +182,23 @@ def _checked(options: FoldOptions | None, verify: bool | None) -> FoldOptions:
     return chosen if verify is None else replace(chosen, verify=verify)
 
 
-def _load(model: Source, base_dir: str | os.PathLike[str] | None) -> Model:
-    return files.from_proto(model, base_dir) if isinstance(model, onnx.ModelProto) else files.load(model)
+def _load(model: Source, base_dir: str | os.PathLike[str] | None, options: FoldOptions) -> Model:
+    loaded = files.from_proto(model, base_dir) if isinstance(model, onnx.ModelProto) else files.load(model)
+    if options.freeze:
+        _freeze(loaded)
+    return loaded
+
+
+def _freeze(model: Model) -> None:
+    """Take initializers off the list of inputs, so that nobody can override them."""
+    graph = model.proto.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.input if value.name not in stored]
+    if model.proto.ir_version < 4 or len(kept) == len(graph.input):
+        return
+    model.notes.append(f"froze {len(graph.input) - len(kept)} initializers that callers could override")
+    del graph.input[:]
+    graph.input.extend(kept)
 
 
 def _self_contained(model: onnx.ModelProto, base_dir: str | os.PathLike[str] | None) -> onnx.ModelProto:
@@ -229,7 +246,7 @@ def _materialised(model: Model, limits: Limits) -> tuple[_Folding, onnx.ModelPro
 
 
 def _staged(name: str, target: str, limits: Limits, options: FoldOptions) -> tuple[_Folding, Staged]:
-    folding = _folded_skeleton(files.load(name), limits)
+    folding = _folded_skeleton(_load(name, None, options), limits)
     report = options.progress
     try:
         return folding, stage(

@@ -98,7 +98,7 @@ def _norm_affine(node: Node, gamma: Vector, beta: Vector, mean: Vector, variance
 def _training(node: Node) -> Refusal | None:
     """Each opset's own way of saying "training", and statistics per element."""
     opset = node.scope.opset
-    if node.scope.is_function and any(a.ref_attr_name for a in node.proto.attribute):
+    if node.scope.in_function and any(a.ref_attr_name for a in node.proto.attribute):
         return Refusal("function", "an attribute of the norm comes from the function's call", node.label)
     if opset >= 14 and node.integer("training_mode", 0):
         return Refusal("training-mode", "training_mode is 1", node.label)

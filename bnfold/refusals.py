@@ -52,8 +52,7 @@ CODES: dict[str, Explanation] = {
     "parameters-not-constant": Explanation(
         "A parameter of the norm is computed at run time, or is a graph input that callers may override.",
         "The folded weight would have to be computed at run time too.",
-        "Remove the parameter from the graph inputs (keep_initializers_as_inputs=False), or constant-fold "
-        "what computes it.",
+        "If nobody overrides it, fold with --freeze; else constant-fold what computes it.",
     ),
     "parameter-shape": Explanation(
         "The norm's parameters do not fit each other or the tensor.",
@@ -119,12 +118,12 @@ CODES: dict[str, Explanation] = {
     "weight-not-constant": Explanation(
         "The linear operator's weight is computed at run time or can be overridden by callers.",
         "There is no fixed weight to fold into.",
-        "Constant-fold the weight, or remove it from the graph inputs.",
+        "If nobody overrides it, fold with --freeze; else constant-fold the weight.",
     ),
     "bias-not-constant": Explanation(
         "The linear operator's bias is computed at run time or can be overridden by callers.",
         "The shift has to be added to a fixed bias, and the scale would have to multiply a moving one.",
-        "Constant-fold the bias, or remove it from the graph inputs.",
+        "If nobody overrides it, fold with --freeze; else constant-fold the bias.",
     ),
     "axis": Explanation(
         "The scale and shift run along another axis than the operator's channels.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, TypeProto, shape_inference
+from onnx import ModelProto, TypeProto, ValueInfoProto, shape_inference
 
 if TYPE_CHECKING:
     from bnfold.graph import Node, Scope
@@ -52,8 +52,13 @@ class Shapes:
         near = self.known_dims(name)
         if near is not None and None not in near:
             return near
-        far = _proto_dims(self._infer().get(name))
-        return _merge(near, far)
+        proven = _merge(near, _proto_dims(self._infer().get(name)))
+        if proven is not None and None not in proven:
+            return proven
+        declared = _proto_dims(self._declarations().get(name))
+        if proven is None or declared is None or len(declared) != len(proven):
+            return proven if proven is not None or near is not None else declared
+        return tuple(b if a is None else a for a, b in zip(proven, declared, strict=True))
 
     def dim(self, name: str, axis: int) -> Dim:
         """One dimension; shape inference runs only if what is near does not tell."""
@@ -75,8 +80,8 @@ class Shapes:
         constant = self._scope.initializers.get(name)
         if constant is not None:
             return int(constant.data_type)
-        for table in (self._declarations, self._infer):
-            value = table().get(name)
+        for table in (self._given, self._declarations, self._infer):
+            value = _type_of(table().get(name))
             if value is not None and value.HasField("tensor_type") and value.tensor_type.elem_type:
                 return int(value.tensor_type.elem_type)
         return None
@@ -112,7 +117,7 @@ class Shapes:
             return tuple(tensor.dims)
         if not self._scope.defines(name) and self._scope.parent is not None:
             return self._scope.parent.shapes.known_dims(name)
-        return _proto_dims(self._declarations().get(name))
+        return _proto_dims(_type_of(self._given().get(name)))
 
     def _by_operator(self, name: str) -> Dims | None:
         node = self._scope.producers.get(name)
@@ -142,12 +147,17 @@ class Shapes:
         constant = self._scope.constants.get(name)
         return None if constant is None else constant.dims
 
+    def _given(self) -> dict[str, Any]:
+        """Types of the graph's inputs: the caller's promise, and the only declarations that are taken as proven."""
+        return self._scope.inputs if not self._scope.is_function else {}
+
     def _declarations(self) -> dict[str, Any]:
+        """Types that the exporter wrote down for other tensors. Some are wrong, so they only fill gaps."""
         if self._declared is None:
             graph = self._scope.graph
             values = [*graph.value_info]
             if not self._scope.is_function:
-                values += [*graph.input, *graph.output]
+                values += list(graph.output)
             self._declared = {value.name: value.type for value in values}
         return self._declared
 
@@ -169,8 +179,11 @@ class Shapes:
 
 
 def _infer_scopes(root: Scope) -> None:
+    bare = ModelProto()
+    bare.CopyFrom(root.model.proto)
+    _forget_declarations(bare.graph)
     try:
-        inferred: ModelProto = shape_inference.infer_shapes(root.model.proto, data_prop=True)
+        inferred: ModelProto = shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
         return
     pairs = [(root, inferred.graph)]
@@ -179,6 +192,17 @@ def _infer_scopes(root: Scope) -> None:
         scope.shapes.learn(graph)
         for node, child in scope.children:
             pairs.extend((child, body) for body in _bodies(graph.node[node.index]) if _same_body(child, body))
+
+
+def _forget_declarations(graph: Any) -> None:
+    """Leave only the inputs' shapes, so that what inference finds is proven and not repeated."""
+    waiting = [graph]
+    while waiting:
+        body = waiting.pop()
+        del body.value_info[:]
+        for value in body.output:
+            value.type.tensor_type.ClearField("shape")
+        waiting.extend(inner for node in body.node for inner in _bodies(node))
 
 
 def _bodies(node: Any) -> list[Any]:
@@ -191,6 +215,11 @@ def _same_body(child: Scope, body: Any) -> bool:
     return child.outputs == [value.name for value in body.output] and len(child.nodes) == len(body.node)
 
 
+def _type_of(value: Any) -> Any:
+    """The type of a declared value, or the type itself."""
+    return value.type if isinstance(value, ValueInfoProto) else value
+
+
 def _proto_dims(type_proto: TypeProto | None) -> Dims | None:
     if type_proto is None or not type_proto.HasField("tensor_type") or not type_proto.tensor_type.HasField("shape"):
         return None
@@ -200,14 +229,20 @@ def _proto_dims(type_proto: TypeProto | None) -> Dims | None:
 
 
 def _merge(near: Dims | None, far: Dims | None) -> Dims | None:
-    """Combine two descriptions of one shape: numbers beat names beat nothing; a conflict in rank means not known."""
+    """Combine two descriptions of one shape: numbers beat names beat nothing; a conflict means not known."""
     if near is None or far is None:
         return near if far is None else far
     if len(near) != len(far):
         return None
-    return tuple(
-        b if a is None or (isinstance(a, str) and isinstance(b, int)) else a for a, b in zip(near, far, strict=True)
-    )
+    return tuple(_agree(a, b) for a, b in zip(near, far, strict=True))
+
+
+def _agree(near: Dim, far: Dim) -> Dim:
+    if isinstance(near, int) and isinstance(far, int):
+        return near if near == far else None
+    if near is None or (isinstance(near, str) and isinstance(far, int)):
+        return far
+    return near
 
 
 def _stretch(dims: list[Dim]) -> Dim:

@@ -46,6 +46,9 @@ def fold(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove that the result is the same network.")
     ] = True,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Treat initializers that callers may override as constants.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="A fold that fails the proof is an error, not taken back.")
     ] = False,
@@ -104,6 +107,7 @@ def fold(
             only=only,
             skip=tuple(skip or ()),
             skip_codes=tuple(skip_code or ()),
+            freeze=freeze,
             verify=proving,
             strict=strict,
             verification=proof.options(bar) if proving else None,

@@ -29,12 +29,12 @@ TRAINING = "float[2,3,4,4] y, float[3] p, float[3] q"
 KEPT = [
     kept("training_mode", "training-mode", X, C + "y, p, q = BatchNormalization <epsilon = 0.0, training_mode = 1> (c, g, b, m, v)",
          outputs=TRAINING, W=W, **PARAMETERS),
-    kept("training_mode with one output", "training-mode", X, C + norm("epsilon = 0.0, training_mode = 1"), W=W, **PARAMETERS),
-    kept("training_mode in opset 14", "training-mode", X, C + norm("epsilon = 0.0, training_mode = 1"), opset=14, W=W, **PARAMETERS),
+    kept("training_mode with one output", "training-mode", X, C + norm("epsilon = 0.0, training_mode = 1"), outputs="float[2,3,4,4] y", W=W, **PARAMETERS),
+    kept("training_mode in opset 14", "training-mode", X, C + norm("epsilon = 0.0, training_mode = 1"), outputs="float[2,3,4,4] y", opset=14, W=W, **PARAMETERS),
     *[kept(f"five outputs in opset {opset}", "training-mode", X, C + "y, p, q, r, s = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)",
            opset=opset, ir=7, W=W, **PARAMETERS) for opset in (7, 9, 13)],
     *[kept(f"no is_test in opset {opset}", "training-mode", X, C + norm("epsilon = 0.0" + ", consumed_inputs = [0,0,0,1,1]" * (opset < 6)),
-           opset=opset, ir=3, W=W, **PARAMETERS) for opset in (1, 6)],
+           outputs="float[2,3,4,4] y", opset=opset, ir=3, W=W, **PARAMETERS) for opset in (1, 6)],
     kept("statistics per element", "per-activation", "float[2,4] x", "y = BatchNormalization <epsilon = 0.0, spatial = 0> (x, g, b, m, v)",
          opset=8, ir=3, **{k: integers((4,), k) for k in "gbmv"}),
     kept("gamma is an input", "parameters-not-constant", "float[2,4,5,5] x, float[3] g", C + norm(), W=W, **{k: PARAMETERS[k] for k in "bmv"}),
@@ -100,7 +100,8 @@ def test_norms_of_every_opset(opset: int, side: str) -> None:
         "before Gemm": (FLAT, f"n = BN4 <{extra}> (x)\ny = {gemm}(n, W, B)", {"W": (4, 3), "B": (3,)}),
         "after ConvTranspose": (X, f"c = ConvTranspose(x, W)\ny = BN3 <{extra}> (c)", {"W": (4, 3, 2, 2)}),
     }[side]
-    model = build(inputs, nodes.replace("Gemm <broadcast=1>(", "Gemm <broadcast=1> ("), opset=opset, ir=3 if opset < 9 else 8, **constants)
+    shape = {"before Conv": "[2,3,4,4]", "after Conv": "[2,3,4,4]", "after ConvTranspose": "[2,3,6,6]"}.get(side, "[2,3]")
+    model = build(inputs, nodes.replace("Gemm <broadcast=1>(", "Gemm <broadcast=1> ("), f"float{shape} y", opset=opset, ir=3 if opset < 9 else 8, **constants)
     if opset >= 7:
         assert len(folds(model).graph.node) == 1
         return
@@ -247,7 +248,7 @@ def test_loop_bodies() -> None:
     text = """
     y = Loop (n, ) <body = b (int64 i, bool go) => (bool more, float[2,3,4,4] s) { more = Identity(go)
       a = Conv(x, W)  s = BatchNormalization <epsilon = 0.0> (a, g, b, m, v) }>"""
-    model = build("float[2,4,5,5] x", text, "float[k,2,3,4,4] y", W=W, n=np.array(3), **PARAMETERS)
+    model = build("float[2,4,5,5] x", text, "float[t,2,3,4,4] y", W=W, n=np.array(3), **PARAMETERS)
     result = fold(model)
     assert not count(result.model, "BatchNormalization")
     assert_same(model, result.model, feeds_for(model))

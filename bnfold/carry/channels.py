@@ -102,7 +102,7 @@ def split_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refu
         return _unknown(node, "the rank")
     if axis != channel:
         others = [name for name in node.outputs if name and name != output]
-        if any(node.scope.value_readers(name) or name in node.scope.output_set for name in others):
+        if others:
             return misplaced(node, "cuts along another axis, and its other parts are not scaled")
         return [Step(((node.inputs[0], affine.at(channel)),))]
     sizes = _split_sizes(node, axis)

@@ -179,18 +179,20 @@ class Judge:
     def _check_sites(self, pairing: Pairing) -> tuple[Pairing, dict[Key, LocalResult]]:
         """Check all sites; let regions grow over names that mean another value in the second model.
 
-        Returns the last pairing, and the results of the tensors that were grown over.
+        Returns the last pairing, and what was first found about the tensors that were grown over.
         """
         declared = {name for fold in self.folds for name in fold.tensor}
         fixed = set(self.views[0].outputs) | declared
         grown: dict[Key, LocalResult] = {}
         self._check_new(pairing, {})
+        at_first = dict(self.checked)
         for _ in range(_ROUNDS):
-            wrong = [s.key for s in pairing.sites if self._is_wrong(s) and s.tensor not in fixed]
+            wrong = [s.key for s in pairing.sites if self._is_wrong(s) and s.in_main_graph and s.tensor not in fixed]
             if not wrong:
                 break
             before = {site.key: _signature(site) for site in pairing.sites}
-            grown.update({key: self.checked[key] for key in wrong})
+            for key in wrong:
+                grown.setdefault(key, at_first.get(key, self.checked[key]))
             pairing = pair(*self.views, dropped=grown)
             self._learn(pairing, runnable=not self.failed)
             self._check_new(pairing, before)
@@ -345,6 +347,9 @@ class Judge:
             in_place=None if here is None else here.error,
             scope=site.original.nodes[-1].view.label if site.key[0] and site.original.nodes else "",
         )
+        branching = any(node.op == "If" for node in (*site.original.nodes, *site.folded.nodes))
+        if branching and not (local is not None and local.verdict == DIFFERENT):
+            return _filled(base, local or here, INCONCLUSIVE, "only one of its branches was taken")
         if local is not None and local.verdict != INCONCLUSIVE:
             still = (
                 f"{here.still} of {here.channels} channels are constant on real inputs" if here and here.still else ""
