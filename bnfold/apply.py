@@ -69,7 +69,11 @@ class _Sweep:
         self, scope: Scope, plan: ScopePlan | None, free: FreeNames, orphans: Orphans, applied: Applied
     ) -> None:
         self._scope = scope
-        self._plan = plan if plan is not None and (plan.gone or any(plan.shrinks(c) for c in plan.chains)) else None
+        self._plan = (
+            plan
+            if plan is not None and (plan.gone or plan.changed or any(plan.shrinks(c) for c in plan.chains))
+            else None
+        )
         self._free = free
         self._orphans = orphans
         self._applied = applied

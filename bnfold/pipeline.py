@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import onnx
 
 from bnfold import files
+from bnfold.across import fold_across
 from bnfold.apply import Applied, apply_plans
 from bnfold.blobs import Unrepresentable
 from bnfold.describe import counts_after, describe, model_counts, with_affine
@@ -218,7 +219,9 @@ def _planned(model: Model, limits: Limits) -> tuple[list[Scope], dict[int, Scope
 
     def planner(model: Model) -> tuple[list[Scope], dict[int, ScopePlan]]:
         roots = index_model(model)
-        return roots, {id(scope): plan_scope(scope, limits) for root in roots for scope in root.scopes()}
+        plans = {id(scope): plan_scope(scope, limits) for root in roots for scope in root.scopes()}
+        fold_across(roots, plans)
+        return roots, plans
 
     roots, plans = planner(model)
     if not model.proto.functions:

@@ -146,7 +146,7 @@ class Walker:
         node: Node,
         depth: int,
     ) -> Refusal | None:
-        refusal = self._edited(step)
+        refusal = self._edited(node, step)
         if refusal is not None:
             return refusal
         route.crossed.append(node)
@@ -185,20 +185,16 @@ class Walker:
         """A tensor may change only when nobody but the route reads it."""
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
-        for use in self._scope.value_readers(tensor):
-            if use.position == CAPTURE:
-                return Refusal(
-                    "captured",
-                    f"'{tensor}' is read inside a subgraph of '{use.node.label}'",
-                    use.node.label,
-                    lasting=True,
-                )
-            if use.node.index not in readers:
-                return Refusal(
-                    "shared-output", f"'{tensor}' is also read by '{use.node.label}'", use.node.label, lasting=True
-                )
-        if len(readers) == 1 and len(self._scope.value_readers(tensor)) > 1:
-            reader = self._scope.value_readers(tensor)[0].node.label
+        uses = self._scope.value_readers(tensor)
+        for node, position in uses:
+            if node.index in readers:
+                continue
+            if position == CAPTURE:
+                reason = f"'{tensor}' is read inside a subgraph of '{node.label}'"
+                return Refusal("captured", reason, node.label, lasting=True)
+            return Refusal("shared-output", f"'{tensor}' is also read by '{node.label}'", node.label, lasting=True)
+        if len(readers) == 1 and len(uses) > 1 and uses[0].position != CAPTURE:
+            reader = uses[0].node.label
             return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)
         return None
 
@@ -264,7 +260,7 @@ class Walker:
                 )
         rule = carry.FORWARD.get(node.op)
         step = self._blocked(node) if rule is None else rule(node, position, affine)
-        refusal = step if isinstance(step, Refusal) else self._edited(step)
+        refusal = step if isinstance(step, Refusal) else self._edited(node, step)
         if refusal is not None or isinstance(step, Refusal):
             return refusal
         route.crossed.append(node)
@@ -280,12 +276,11 @@ class Walker:
             return Refusal("too-far", f"no linear operator within {DEPTH_LIMIT} operators of '{tensor}'", None)
         return None
 
-    def _edited(self, step: carry.Step) -> Refusal | None:
+    def _edited(self, node: Node, step: carry.Step) -> Refusal | None:
         """A Pad's value decides whether an affine passes, so one that has changed already is left alone."""
-        for edit in step.edits:
-            if edit.default is not None and (edit.node.index, edit.slot) in self._plan.edits:
-                return Refusal("padding", f"the value of Pad '{edit.node.label}' has changed already", edit.node.label)
-        return None
+        if node.op == "Pad" and any((node.index, slot) in self._plan.edits for slot in (2, "value")):
+            return Refusal("padding", f"the value of Pad '{node.label}' has changed already", node.label)
+        return self._plan.excluded_hosts.get(node.index) if step.edits else None
 
     def _meet(self, route: Route, node: Node, affine: Affine, *, into: bool) -> Refusal | None:
         """An affine operator that stays is in the way, or takes the other one in when merging."""
@@ -311,9 +306,10 @@ class Walker:
 
     def _enter(self, port: Port, affine: Affine, tensor: str, *, into: bool) -> End | Refusal:
         node = port.node
-        excluded = self._plan.excluded_hosts.get(node.index)
-        if excluded is not None:
-            return excluded
+        add = matmul.bias_add(node) if self._plan.excluded_hosts and node.op in matmul.MATMULS else None
+        for written in (node, add):
+            if written is not None and written.index in self._plan.excluded_hosts:
+                return self._plan.excluded_hosts[written.index]
         if not affine.uniform:
             axes = (affine.axis, port.axis)
             if axes[0] != axes[1]:

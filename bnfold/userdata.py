@@ -41,18 +41,18 @@ def load_inputs(
     named: dict[str, Any] = {}
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        name, equals, file = argument.partition("=")
+        spec = next((s for s in specs if s.name == name), None)
+        if equals and spec is not None:
+            named[name] = fit(_tensor_file(Path(file), spec), spec, file)
+        elif path.is_dir():
             sets += _folder(path, specs, outputs)
         elif path.suffix == ".npz":
             sets.append(InputSet(printable(path.name), _npz(path, specs)))
+        elif equals:
+            raise OptionError(f"the model has no input {printable(name)!r} (inputs: {_names(specs)})")
         else:
-            name, equals, file = argument.partition("=")
-            if not equals:
-                raise OptionError(f"input {printable(argument)!r}: expected name=file.npy, a .npz file or a folder")
-            spec = next((s for s in specs if s.name == name), None)
-            if spec is None:
-                raise OptionError(f"the model has no input {printable(name)!r} (inputs: {_names(specs)})")
-            named[name] = fit(_tensor_file(Path(file), spec), spec, file)
+            raise OptionError(f"input {printable(argument)!r}: expected name=file.npy, a .npz file or a folder")
     if named:
         missing = [spec for spec in specs if spec.name not in named]
         if missing:

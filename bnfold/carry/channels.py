@@ -232,6 +232,8 @@ def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
     if indices is None or rank != 1 or not isinstance(total, int):
         return misplaced(node, "picks channels that are not known")
     wrapped = [i + total if i < 0 else i for i in indices]
+    if affine.scale.size != len(wrapped) or not all(0 <= i < total for i in wrapped):
+        return _unknown(node, "the channel count")
     if len(set(wrapped)) != len(wrapped):
         return misplaced(node, "shows one channel twice")
     return [Step(((node.inputs[0], affine.at(axis).scatter(total, wrapped)),))]
@@ -251,6 +253,8 @@ def gather_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
         return Step(((node.outputs[0], affine.at(channel if channel < axis else channel + rank - 1)),))
     if indices is None or rank > 1:
         return misplaced(node, "picks channels that are not known")
+    if not all(-affine.scale.size <= i < affine.scale.size for i in indices):
+        return _unknown(node, "the channel count")
     return Step(((node.outputs[0], affine.at(axis).take(indices)),))
 
 

@@ -21,6 +21,7 @@ def check_structure(original: Source, folded: Source) -> tuple[list[str], list[s
     problems, notes = _interface(original, folded)
     _checker(original, folded, problems, notes)
     _opsets(original, folded, notes)
+    _defaults(original, folded, problems)
     return problems, notes
 
 
@@ -110,3 +111,21 @@ def _opsets(original: Source, folded: Source, notes: list[str]) -> None:
             notes.append(f"new operator domain {shown}")
         elif ours[domain] != version:
             notes.append(f"opset of {shown} is {version}, in the original {ours[domain]}")
+
+
+def _defaults(original: Source, folded: Source, problems: list[str]) -> None:
+    """Compare the values of inputs that have one and need not be fed."""
+    ours, theirs = _overridable(original), _overridable(folded)
+    for name in ours.keys() | theirs.keys():
+        if name in ours and name in theirs:
+            if not original.same(ours[name], folded, theirs[name]):
+                problems.append(f"input {printable(name)!r} has another default value")
+        elif name in ours:
+            problems.append(f"input {printable(name)!r} can be overridden in the original only")
+
+
+def _overridable(source: Source) -> dict[str, onnx.TensorProto]:
+    if source.ir_version < 4:
+        return {}
+    inputs = {value.name for value in source.proto.graph.input}
+    return {tensor.name: tensor for tensor in source.proto.graph.initializer if tensor.name in inputs}

@@ -178,9 +178,7 @@ def test_wrong_weights_inside_a_branch_are_found():
         y = If(k) <then_branch = t () => (float[] n) {{ {0} }}, else_branch = e () => (float[] z) {{ z = Relu(x) }}>
     """
     pair = Pair()
-    before = (
-        "c = Conv<pads=[1,1,1,1]>(x, w, b)\n n = BatchNormalization<epsilon=0.01>(c, gamma, beta, mean, var)"
-    )
+    before = "c = Conv<pads=[1,1,1,1]>(x, w, b)\n n = BatchNormalization<epsilon=0.01>(c, gamma, beta, mean, var)"
     inputs = "float[2,4,9,9] x, bool k"
     original = model(inputs, "float[] y", text.format(before), pair.values)
     for wrong, verdict in ((pair.folded, "equal"), (lambda: one_channel(pair), "different")):

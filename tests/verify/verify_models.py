@@ -58,7 +58,9 @@ class Pair:
 
     def original(self) -> onnx.ModelProto:
         attributes = f"<pads=[1,1,1,1], group={self.group}>"
-        nodes = f"c = {self.kind}{attributes}(x, w, b)\n n = BatchNormalization<epsilon=0.01>(c, gamma, beta, mean, var)"
+        nodes = (
+            f"c = {self.kind}{attributes}(x, w, b)\n n = BatchNormalization<epsilon=0.01>(c, gamma, beta, mean, var)"
+        )
         return self._model(nodes, self.values)
 
     def scale(self) -> Array:
@@ -68,7 +70,9 @@ class Pair:
     def shift(self) -> Array:
         return self.values["beta"].astype(np.float64) - self.values["mean"].astype(np.float64) * self.scale()
 
-    def folded(self, scale: Array | None = None, shift: Array | None = None, bias: Array | None = None) -> onnx.ModelProto:
+    def folded(
+        self, scale: Array | None = None, shift: Array | None = None, bias: Array | None = None
+    ) -> onnx.ModelProto:
         """Fold with this scale, shift and own bias instead of the right ones."""
         s = self.scale() if scale is None else scale
         t = self.shift() if shift is None else shift
@@ -96,7 +100,9 @@ class Pair:
 
 def model(inputs: str, outputs: str, nodes: str, values: dict[str, Array], opset: int = 17) -> onnx.ModelProto:
     """A model from ONNX text and its initializers; output shapes stay undeclared."""
-    made = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]>\ng ({inputs}) => ({outputs}) {{\n{nodes}\n}}')
+    made = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": {opset}]>\ng ({inputs}) => ({outputs}) {{\n{nodes}\n}}'
+    )
     for name, value in values.items():
         made.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
     for value in made.graph.output:
