@@ -19,7 +19,7 @@ Channels = slice | list[int] | NDArray[np.integer[Any]]
 __all__ = ["Affine", "Vector"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Affine:
     """``y[..., c, ...] = scale[c] * x[..., c, ...] + shift[c]`` with channel ``c`` on ``axis``.
 
@@ -50,11 +50,11 @@ class Affine:
 
     @property
     def scales(self) -> bool:
-        return bool((self.scale != 1.0).any())
+        return bool(np.count_nonzero(self.scale != 1.0))
 
     @property
     def shifts(self) -> bool:
-        return bool((self.shift != 0.0).any())
+        return bool(np.count_nonzero(self.shift))
 
     @property
     def identity(self) -> bool:

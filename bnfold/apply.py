@@ -6,7 +6,10 @@ callers hand in one that is theirs.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,20 +244,18 @@ class _Sweep:
         if not scope.is_function:
             self._clean_tables(renamed)
         else:
-            _drop(graph.value_info, lambda value: value.name in renamed)
+            _drop(graph.value_info, "name", renamed)
         self._applied.renamed[scope.path] = renamed
 
     def _rename_node(self, node: Node, renamed: dict[str, str]) -> None:
-        for position, name in enumerate(node.inputs):
-            if name in renamed:
-                node.proto.input[position] = renamed[name]
+        if not renamed.keys().isdisjoint(node.inputs):
+            _rename(node.proto.input, renamed)
         for position, name in self._writer.inputs.get(node.index, {}).items():
             while len(node.proto.input) <= position:
                 node.proto.input.append("")
             node.proto.input[position] = name
-        for position, name in enumerate(node.outputs):
-            if name in renamed:
-                node.proto.output[position] = renamed[name]
+        if not renamed.keys().isdisjoint(node.outputs):
+            _rename(node.proto.output, renamed)
         if node.index in self._outputs:
             node.proto.output[0] = self._outputs[node.index]
 
@@ -263,15 +264,15 @@ class _Sweep:
         graph, scope = self._scope.graph, self._scope
         lost = self._orphans.tensors
         if lost:
-            _drop(graph.initializer, lambda tensor: tensor.name in lost)
-            _drop(graph.input, lambda value: value.name in lost)
+            _drop(graph.initializer, "name", lost)
+            _drop(graph.input, "name", lost)
         vanished = {n for i in self._gone | self._orphans.nodes for n in scope.nodes[i].outputs} - {
             name for nodes in self._behind.values() for node in nodes for name in node.output
         }
         stale = (lost | vanished | renamed.keys()) - set(renamed.values())
         if stale:
-            _drop(graph.value_info, lambda value: value.name in stale)
-            _drop(graph.quantization_annotation, lambda note: note.tensor_name in stale)
+            _drop(graph.value_info, "name", stale)
+            _drop(graph.quantization_annotation, "tensor_name", stale)
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
@@ -336,9 +337,10 @@ def _rename(names: object, renamed: dict[str, str]) -> None:
             names[position] = renamed[name]  # type: ignore[index]
 
 
-def _drop(entries: object, unwanted: object) -> None:
-    """Remove entries of a repeated field, in one pass."""
-    kept = [entry for entry in entries if not unwanted(entry)]  # type: ignore[attr-defined,operator]
-    if len(kept) != len(entries):  # type: ignore[arg-type]
-        del entries[:]  # type: ignore[attr-defined]
-        entries.extend(kept)  # type: ignore[attr-defined]
+def _drop(entries: Any, field: str, unwanted: Container[str]) -> None:
+    """Remove entries of a repeated field by the name in one of their fields, in one pass."""
+    name = attrgetter(field)
+    kept = [entry for entry in entries if name(entry) not in unwanted]
+    if len(kept) != len(entries):
+        del entries[:]
+        entries.extend(kept)

@@ -38,7 +38,7 @@ _EXPRESSION_OPS = frozenset(
 __all__ = ["Constant", "Constants"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Constant:
     """A tensor whose value is known.
 

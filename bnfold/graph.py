@@ -149,6 +149,10 @@ class Scope:
         """Whether the tensor is made, given or stored in this very scope."""
         return name in self.producers or name in self.initializers or name in self.inputs or name in self.sparse
 
+    def names(self) -> set[str]:
+        """Every tensor name that occurs in this scope."""
+        return {*self.producers, *self._readers, *self.inputs, *self.outputs, *self.initializers, *self.sparse}
+
     def readers(self, name: str) -> list[Use]:
         """All reads of a tensor by nodes of this scope and by their subgraphs, in order; graph outputs not included."""
         return self._readers.get(name, [])

@@ -7,7 +7,6 @@ the name of the one among them whose value it has. A tensor that only exists wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bnfold.graph import Scope, attribute_graphs
@@ -30,22 +29,12 @@ class FreeNames:
     def take(self, wish: str) -> str:
         """The name itself when free, else with the first free number behind it."""
         if self._taken is None:
-            self._taken = {name for root in self._roots for scope in root.scopes() for name in _names(scope)}
+            self._taken = set().union(*(scope.names() for root in self._roots for scope in root.scopes()))
         name, number = wish, 1
         while name in self._taken:
             name, number = f"{wish}_{number}", number + 1
         self._taken.add(name)
         return name
-
-
-def _names(scope: Scope) -> Iterator[str]:
-    yield from scope.inputs
-    yield from scope.outputs
-    yield from scope.initializers
-    yield from scope.sparse
-    for node in scope.nodes:
-        yield from node.inputs
-        yield from node.outputs
 
 
 def final_names(plan: ScopePlan, free: FreeNames) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from bnfold.graph import Node, Scope
@@ -19,7 +18,7 @@ class Orphans:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._lost: Counter[str] = Counter()
+        self._lost: dict[str, int] = {}
         self._open: list[str] = []
         self.nodes: set[int] = set()
         self.tensors: set[str] = set()
@@ -28,17 +27,18 @@ class Orphans:
         """Each of these tensors lost one reader."""
         for name in names:
             if name:
-                self._lost[name] += 1
+                self._lost[name] = self._lost.get(name, 0) + 1
                 self._open.append(name)
 
     def sweep(self) -> list[str]:
         """Follow the losses to their end; returns captured tensors that this scope no longer reads at all."""
         given_back = []
+        initializers, outputs = self._scope.initializers, self._scope.output_set
         while self._open:
             name = self._open.pop()
-            if self._lost[name] < len(self._scope.readers(name)) or name in self._scope.output_set:
+            if self._lost[name] < len(self._scope.readers(name)) or name in outputs:
                 continue
-            if name in self._scope.initializers:
+            if name in initializers:
                 self.tensors.add(name)
                 continue
             node = self._scope.producer(name)
@@ -58,4 +58,6 @@ class Orphans:
                 self.lose(sorted(child.captures))
 
     def _is_read(self, name: str) -> bool:
-        return bool(name) and (name in self._scope.output_set or self._lost[name] < len(self._scope.readers(name)))
+        return bool(name) and (
+            name in self._scope.output_set or self._lost.get(name, 0) < len(self._scope.readers(name))
+        )

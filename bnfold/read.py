@@ -21,7 +21,7 @@ __all__ = ["AffineNode", "is_affine_operator", "read"]
 _ELEMENTWISE = frozenset(("Mul", "Add", "Sub", "Div"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class AffineNode:
     """A node that is ``y = scale * x + shift`` per channel.
 
@@ -69,8 +69,9 @@ def _read_norm(node: Node) -> AffineNode | Refusal:
             "parameter-shape", "the norm has fewer than the five inputs that the operator requires", node.label
         )
     vectors = []
+    get = node.scope.constants.get
     for name in node.inputs[1:5]:
-        constant = node.scope.constants.get(name)
+        constant = get(name)
         if constant is None:
             return Refusal("parameters-not-constant", f"parameter '{name}' is not constant", node.label)
         if not constant.floating or len(constant.dims) != 1:

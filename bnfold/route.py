@@ -31,7 +31,7 @@ DEPTH_LIMIT = 64
 __all__ = ["End", "Route", "Walker"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class End:
     """Where one branch of a route ends: the affine enters ``node`` behind it (``into`` False) or in front of it."""
 

@@ -102,8 +102,11 @@ class ConstantWriter:
             tensor.ClearField("int32_data")
             tensor.raw_data = values.astype(dtypes.numpy_dtype(data_type)).tobytes()
             return
-        rounded = np.empty(values.shape, dtypes.numpy_dtype(data_type))
-        dtypes.store_float64(values, rounded, data_type)
+        if data_type == dtypes.FLOAT:  # the usual case, quickly
+            rounded = values.astype(np.float32)
+        else:
+            rounded = np.empty(values.shape, dtypes.numpy_dtype(data_type))
+            dtypes.store_float64(values, rounded, data_type)
         if not dtypes.all_finite(rounded, data_type):
             finite = source is None or bool(np.isfinite(source.float64()).all())
             self.unfit[self._scope.path, node.index] = unfit(node, source_is_finite=finite)

@@ -22,6 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"bnfold {__version__}")
         return 0
+    if arguments is None:  # a process of our own, over in a moment: its graphs are not worth collecting
+        import gc
+
+        gc.disable()
     from .app import run
 
     return run(given)

@@ -185,18 +185,18 @@ def test_kinds_of_inputs():
 # -- the user's data -----------------------------------------------------------------------------------------------
 
 SPECS = (InputSpec("x", shape=("N", 2)), InputSpec("i", data_type=TensorProto.INT64, shape=("N",)))
-X, I = np.array([[1.5, 2.5]], np.float32), np.array([3], np.int64)
+X, INDEX = np.array([[1.5, 2.5]], np.float32), np.array([3], np.int64)
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
-    np.save("i.npy", I)
-    np.savez("both.npz", x=X, i=I)
+    np.save("i.npy", INDEX)
+    np.savez("both.npz", x=X, i=INDEX)
     for folder in ("plain", "sets/test_data_set_0", "sets/test_data_set_1"):
         (tmp_path / folder).mkdir(parents=True)
-        for name, value in (("input_0", X), ("input_1", I), ("output_0", X * 2)):
+        for name, value in (("input_0", X), ("input_1", INDEX), ("output_0", X * 2)):
             (tmp_path / folder / f"{name}.pb").write_bytes(numpy_helper.from_array(value).SerializeToString())
     return tmp_path
 
@@ -217,13 +217,13 @@ def test_user_data(here, arguments, names):
     assert [s.name for s in sets] == names
     for given in sets:
         assert np.array_equal(given.feeds["x"], X)
-        assert np.array_equal(given.feeds["i"], I)
+        assert np.array_equal(given.feeds["i"], INDEX)
     if "plain" in names:
         assert np.array_equal(sets[-1].expected["y"], X * 2)
 
 
 def test_floats_and_whole_numbers_are_converted(here):
-    np.savez("wide.npz", x=X.astype(np.float64), i=I.astype(np.int8))
+    np.savez("wide.npz", x=X.astype(np.float64), i=INDEX.astype(np.int8))
     (given,) = load_inputs(["wide.npz"], SPECS)
     assert given.feeds["x"].dtype == np.float32
     assert given.feeds["i"].dtype == np.int64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -72,9 +73,9 @@ def test_cuda_missing_names_the_pip_command():
 class FakeSession:
     """What onnxruntime does when a provider cannot start: it drops it."""
 
-    made: dict = {}
+    made: ClassVar[dict] = {}
 
-    def __init__(self, source, options, providers, provider_options):
+    def __init__(self, _source, options, providers, provider_options):
         FakeSession.made = dict(zip(providers, provider_options, strict=True))
         self.options = options
 

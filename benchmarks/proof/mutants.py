@@ -124,7 +124,7 @@ def shift_sign(host: Host, random: np.random.Generator) -> Change | None:
     return None, bias
 
 
-def no_epsilon(host: Host, random: np.random.Generator) -> Change | None:
+def no_epsilon(host: Host, _random: np.random.Generator) -> Change | None:
     """Epsilon forgotten."""
     if host.norm is None or host.bias is None or host.before or np.any(host.norm["var"] <= 0):
         return None
@@ -144,7 +144,7 @@ def neighbour_gamma(host: Host, random: np.random.Generator) -> Change | None:
     return rescaled(host, wrong)
 
 
-def unscaled_bias(host: Host, random: np.random.Generator) -> Change | None:
+def unscaled_bias(host: Host, _random: np.random.Generator) -> Change | None:
     """The operator's own bias left as it was."""
     if host.norm is None or host.bias is None or host.before or host.original_bias is None:
         return None
@@ -153,7 +153,7 @@ def unscaled_bias(host: Host, random: np.random.Generator) -> Change | None:
     return None, host.original_bias.astype(np.float64) + shift(host.norm)
 
 
-def group_offset(host: Host, random: np.random.Generator) -> Change | None:
+def group_offset(host: Host, _random: np.random.Generator) -> Change | None:
     """The scales of one group used for the next."""
     if host.norm is None or host.group < 2 or host.before or host.bias is None:
         return None
@@ -163,7 +163,7 @@ def group_offset(host: Host, random: np.random.Generator) -> Change | None:
     return host.scaled(np.roll(s, len(s) // host.group) / s), None
 
 
-def twice(host: Host, random: np.random.Generator) -> Change | None:
+def twice(host: Host, _random: np.random.Generator) -> Change | None:
     """The scale rounded to the weight's type, then the product again: to be passed."""
     if host.norm is None or host.before or host.original_weight is None:
         return None
@@ -248,8 +248,7 @@ def applied(folded: onnx.ModelProto, host: Host, change: Change) -> onnx.ModelPr
         new[host.node.input[1]] = change[0].astype(host.weight.dtype)
     if change[1] is not None and host.bias is not None:
         new[host.node.input[2]] = np.asarray(change[1]).astype(host.bias.dtype)
-    number = 0
-    for name, value in new.items():
+    for number, (name, value) in enumerate(new.items()):
         own = f"mutant_{number}"
         result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), own))
         if result.ir_version < 4:
@@ -260,7 +259,6 @@ def applied(folded: onnx.ModelProto, host: Host, change: Change) -> onnx.ModelPr
                 for place, read in enumerate(node.input):
                     if read == name:
                         node.input[place] = own
-        number += 1
     return result
 
 
@@ -268,7 +266,7 @@ def constants(model: onnx.ModelProto) -> dict[str, Array]:
     found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            found.update({node.output[0]: numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"})
+            found.update((node.output[0], numpy_helper.to_array(a.t)) for a in node.attribute if a.name == "value")
     return found
 
 
@@ -321,8 +319,7 @@ def _without(
     result = onnx.ModelProto()
     result.CopyFrom(original)
     for name, value in (("mutant_w", weight), ("mutant_b", bias)):
-        value = np.ascontiguousarray(value, np.float32)
-        result.graph.initializer.append(numpy_helper.from_array(value, name))
+        result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
         if result.ir_version < 4:
             result.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, value.shape))
     for node in result.graph.node:

@@ -17,7 +17,7 @@ from bnfold.refusals import Refusal
 __all__ = ["Port", "Rewrite", "Scaled", "Stored", "bias_of", "bias_problem", "contract", "weight_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Port:
     """Where an affine enters a linear operator.
 
@@ -38,7 +38,7 @@ class Port:
     check: Callable[[Affine], Refusal | None] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Scaled:
     """Input ``position`` is to be multiplied: seen as ``shape``, by each of the broadcastable float64 ``factors``."""
 
@@ -47,7 +47,7 @@ class Scaled:
     factors: tuple[NDArray[np.float64], ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Stored:
     """Input ``position`` is to become these float64 values, rounded once to ``data_type``."""
 
@@ -57,7 +57,7 @@ class Stored:
     role: str = "bias"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Rewrite:
     """All that changes about one node.
 

@@ -8,7 +8,7 @@ shift alone), N(0, 1), and N(0, 1)·1024 (next to which any shift vanishes).
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +69,28 @@ class Entering:
     known: Mapping[Key, NDArray[Any]]
 
 
+class _Learned:
+    """What earlier draws tell about later ones: the noise of shifts, and which channels were seen clearly."""
+
+    def __init__(self) -> None:
+        self.noise: dict[tuple[Key, int], NDArray[np.float64]] = {}
+        self._seen: dict[tuple[Key, int], NDArray[np.bool_]] = {}
+
+    def see(self, key: Key, axis: int, errors: ChannelErrors) -> None:
+        """Note the channels on which a wrong weight would have shown; one without spread has none that matter."""
+        clear = (errors.tolerance <= _BLIND * errors.spread) | (errors.spread == 0)
+        before = self._seen.get((key, axis))
+        self._seen[(key, axis)] = clear if before is None or len(before) != len(clear) else before | clear
+
+    def doubt(self, key: Key, result: LocalResult) -> LocalResult:
+        """Turn ``equal`` into ``inconclusive`` where no draw could see anything."""
+        views = [clear for (site, _), clear in self._seen.items() if site == key]
+        if result.verdict != "equal" or not views or any(clear.any() or not clear.size for clear in views):
+            return result
+        note = "rounding alone moves the original as much as a wrong fold would"
+        return replace(result, verdict="inconclusive", note=note)
+
+
 class LocalChecker:
     """Checks sites of two models; see the module's docstring."""
 
@@ -124,7 +146,7 @@ class LocalChecker:
 
     def _run(self, batch: Sequence[Site], entering: Entering, *, small: bool) -> dict[Key, LocalResult]:
         worst: dict[Key, LocalResult] = {}
-        noise: dict[tuple[Key, int], NDArray[np.float64]] = {}
+        learned = _Learned()
         for shifts in (True, False):
             positions = _SHIFT_POSITIONS if shifts else shaping.POSITIONS
             shapes = shaping.frontier_shapes(batch, entering.types, small=small, positions=positions)
@@ -137,9 +159,9 @@ class LocalChecker:
                 runs = self._draw(session, probe, entering, shapes, factor=factor, number=number)
                 for site, outputs in zip(batch, probe.outputs, strict=True):
                     copies = {letter: _joined([run[name] for run in runs]) for letter, name in outputs.items()}
-                    found = self._judge(site, copies, noise, shifts=shifts)
+                    found = self._judge(site, copies, learned, shifts=shifts)
                     worst[site.key] = _worse(worst.get(site.key), found)
-        return worst
+        return {key: learned.doubt(key, result) for key, result in worst.items()}
 
     def _draw(
         self,
@@ -195,7 +217,7 @@ class LocalChecker:
         self,
         site: Site,
         copies: Mapping[str, NDArray[Any]],
-        noise: dict[tuple[Key, int], NDArray[np.float64]],
+        learned: _Learned,
         *,
         shifts: bool,
     ) -> LocalResult:
@@ -210,25 +232,23 @@ class LocalChecker:
         worst: LocalResult | None = None
         for axis in shaping.channel_axes(site, a.ndim):
             amount = shaping.terms(site.original, self.values[0], a.shape[axis] if a.ndim else 1)
-            errors = compare_channels(copies, axis, terms=amount, shift_noise=noise.get((site.key, axis)))
+            errors = compare_channels(copies, axis, terms=amount, shift_noise=learned.noise.get((site.key, axis)))
             if shifts:
-                noise[(site.key, axis)] = errors.noise
-            worst = _worse(worst, summarise(errors, shifts=shifts))
+                learned.noise[(site.key, axis)] = errors.noise
+            else:
+                learned.see(site.key, axis, errors)
+            worst = _worse(worst, summarise(errors))
         return worst if worst is not None else LocalResult("inconclusive")
 
 
-def summarise(errors: ChannelErrors, *, shifts: bool) -> LocalResult:
+def summarise(errors: ChannelErrors) -> LocalResult:
     """Reduce the channels of one draw to the worst one."""
     if not errors.ratio.size:
         return LocalResult("inconclusive", note="it has no elements")
     worst = int(np.argmax(errors.ratio))
     spread = float(errors.spread[worst])
-    verdict, note = ("different", "") if errors.ratio[worst] > 1 else ("equal", "")
-    blind = (errors.tolerance > _BLIND * errors.spread) & (errors.spread > 0)
-    if not shifts and verdict == "equal" and blind.all():
-        verdict, note = "inconclusive", "rounding alone moves the original as much as a wrong fold would"
     return LocalResult(
-        verdict=verdict,
+        verdict="different" if errors.ratio[worst] > 1 else "equal",
         channel=worst,
         channels=len(errors.ratio),
         error=float(errors.error[worst]) / spread if spread > 0 else None,
@@ -237,7 +257,6 @@ def summarise(errors: ChannelErrors, *, shifts: bool) -> LocalResult:
         noise=float(errors.noise[worst]),
         spread=spread,
         ratio=float(errors.ratio[worst]),
-        note=note,
     )
 
 

@@ -57,6 +57,13 @@ def measure(a: NDArray[Any], b: NDArray[Any]) -> Metrics:
     good = np.where(finite, error, 0.0)
     values = np.where(np.isfinite(a), a, 0).astype(np.complex128 if a.dtype.kind == "c" else np.float64)
     largest = float(good.max(initial=0.0))
+    with np.errstate(over="ignore", under="ignore"):
+        return _figures(a, b, values, error, largest)
+
+
+def _figures(a: NDArray[Any], b: NDArray[Any], values: NDArray[Any], error: NDArray[Any], largest: float) -> Metrics:
+    finite = np.isfinite(error)
+    good = np.where(finite, error, 0.0)
     return Metrics(
         max_abs=largest,
         max_relative=largest / _range(values) if largest else 0.0,
@@ -74,7 +81,7 @@ def measure(a: NDArray[Any], b: NDArray[Any]) -> Metrics:
 def _range(values: NDArray[Any]) -> float:
     magnitudes = values if values.dtype.kind != "c" else np.abs(values)
     spread = float(magnitudes.max(initial=-np.inf) - magnitudes.min(initial=np.inf))
-    return spread if spread > 0 else max(float(np.abs(values).max(initial=0.0)), np.finfo(np.float64).tiny)
+    return spread if spread > 0 else float(np.abs(values).max(initial=0.0)) or 1.0
 
 
 def _snr(values: NDArray[Any], error: NDArray[Any]) -> float:

@@ -60,8 +60,8 @@ class Source:
 
     def nbytes(self, tensor: onnx.TensorProto) -> int:
         """Bytes of a tensor of this model."""
-        blob = self.model.blob(tensor)
-        return blob.nbytes if blob is not None else tensor.ByteSize()
+        known = dtypes.nbytes(tensor.data_type, tensor.dims)
+        return tensor.ByteSize() if known is None else known
 
     def weights(self) -> list[onnx.TensorProto]:
         """Float constants of the main graph that are computed with; ``Constant`` nodes' under their output's name."""

@@ -24,7 +24,10 @@ HEADS = {
 
 @dataclass
 class Pair:
-    """A network with one Conv-BN, and what folding it needs; ``folded()`` is right, ``folded(scale=...)`` need not be."""
+    """A network with one Conv-BN, and what folding it needs.
+
+    ``folded()`` is right, ``folded(scale=...)`` and its like need not be.
+    """
 
     kind: str = "Conv"
     group: int = 1
@@ -99,7 +102,7 @@ class Pair:
 
 
 def model(inputs: str, outputs: str, nodes: str, values: dict[str, Array], opset: int = 17) -> onnx.ModelProto:
-    """A model from ONNX text and its initializers; output shapes stay undeclared."""
+    """A model from ONNX text and its initializers; the shapes of outputs are inferred."""
     made = parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {opset}]>\ng ({inputs}) => ({outputs}) {{\n{nodes}\n}}'
     )
@@ -107,4 +110,7 @@ def model(inputs: str, outputs: str, nodes: str, values: dict[str, Array], opset
         made.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
     for value in made.graph.output:
         value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(made).graph.output
+    for value, found in zip(made.graph.output, inferred, strict=True):
+        value.CopyFrom(found)
     return made

@@ -1,0 +1,355 @@
+"""Models that other tools have folded wrongly, broken or crashed on; each test names the trap and who was caught in it.
+
+Here each either folds exactly or is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import assert_same, build, count, feeds_for, fold, folds, initializers, integers, keeps, norm_parameters, ops, tensor
+from onnx import ModelProto, TensorProto, helper
+
+import bnfold
+
+X = "float[2,4,5,5] x"
+W = (3, 4, 2, 2)
+C = "c = Conv(x, W)\n"
+PARAMETERS = dict(zip("gbmv", norm_parameters("", 3, "peers").values(), strict=True))
+SQUARE = "float[3,3,3,3] x"
+
+
+# -- broadcasting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 1, 1, 3), (3, 1), (1, 3)])
+@pytest.mark.parametrize("op", ["Mul", "Add", "Sub", "Div"])
+def test_constant_along_height_or_width_is_no_channel(shape: tuple[int, ...], op: str) -> None:
+    """onnxslim 0.1.98 convmul squeezes the constant and compares its length only."""
+    constant = 2.0 ** integers(shape, low=-1, high=2)
+    keeps(build(SQUARE, C + f"y = {op}(c, k)", W=(3, 3, 1, 1), k=constant.astype(np.float32)), "axis")
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_constant_of_higher_rank_keeps_the_rank(op: str) -> None:
+    """onnxsim 0.8.1 folds it and loses an axis of the output; onnxslim raises IndexError."""
+    keeps(build(X, C + f"y = {op}(c, k)", W=W, k=(1, 1, 3, 1, 1)), "broadcast")
+
+
+def test_constant_that_stretches_one_channel() -> None:
+    keeps(build(X, C + "y = Mul(c, k)", W=(1, 4, 2, 2), k=(3, 1, 1)), "broadcast")
+
+
+# -- training and variants ---------------------------------------------------------------------------------------------
+
+
+def test_training_mode_is_no_affine() -> None:
+    """onnxscript 0.7.2 folds training_mode=1; onnx2tf does not look at it."""
+    nodes = C + "y, p, q = BatchNormalization <epsilon = 0.0, training_mode = 1> (c, g, b, m, v)"
+    keeps(build(X, nodes, "float[2,3,4,4] y, float[3] p, float[3] q", W=W, **PARAMETERS), "training-mode")
+
+
+def test_epsilon_left_out() -> None:
+    """Older onnxruntime dereferenced the missing attribute."""
+    model = build(X, C + "y = BatchNormalization (c, g, b, m, v)", W=W, **PARAMETERS)
+    folded = folds(model, exact=False)
+    scale = PARAMETERS["g"].astype(np.float64) / np.sqrt(PARAMETERS["v"].astype(np.float64) + float(np.float32(1e-5)))
+    want = (integers(W, "W").astype(np.float64) * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
+    np.testing.assert_array_equal(initializers(folded)["W"], want)
+
+
+def test_opset_15_norms_are_norms() -> None:
+    """microsoft/onnxruntime#11960: forgotten when the opset was raised."""
+    folds(build(X, C + "y = BN3(c)", opset=15, ir=8, W=W))
+
+
+# -- types -------------------------------------------------------------------------------------------------------------
+
+
+def test_half_precision_data_and_single_precision_statistics() -> None:
+    """onnxslim and onnxscript write a model that does not load."""
+    parameters = norm_parameters("", 3, "mixed", np.float16, np.float32)
+    model = build("float16[2,4,5,5] x", C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", opset=17, ir=8, W=W,
+                  **dict(zip("gbmv", parameters.values(), strict=True)))
+    folded = folds(model)
+    assert {v.dtype for v in initializers(folded).values()} == {np.dtype(np.float16)}
+
+
+def test_bfloat16_leaves_no_expression_behind() -> None:
+    """onnxsim 0.8.1 leaves ten nodes that recompute the weight."""
+    stored = [tensor(v, TensorProto.BFLOAT16, n) for n, v in {"W": integers(W), **PARAMETERS}.items()]
+    nodes = [helper.make_node("Conv", ["x", "W"], ["c"]), helper.make_node("BatchNormalization", ["c", *"gbmv"], ["y"], epsilon=0.0)]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, [2, 4, 5, 5])],
+                              [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [2, 3, 4, 4])], stored)
+    folded = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)).model
+    assert ops(folded) == ["Conv"]
+    assert {t.data_type for t in folded.graph.initializer} == {TensorProto.BFLOAT16}
+
+
+def test_a_variance_above_what_half_precision_holds() -> None:
+    """apple/coreai-torch#54 casts it down and divides by infinity."""
+    parameters = {"g": np.full(3, 512, np.float16), "b": np.zeros(3, np.float16), "m": np.zeros(3, np.float32), "v": np.full(3, 2.0**18, np.float32)}
+    model = build("float16[2,4,5,5] x", C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", opset=17, ir=8, W=W, **parameters)
+    folded = folds(model)
+    np.testing.assert_array_equal(initializers(folded)["W"], integers(W, "W"))
+
+
+# -- parameters that are not numbers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variance", "code"), [(0.0, "variance"), (-1.0, "variance"), (np.nan, "not-finite"), (np.inf, "not-finite")])
+def test_weights_that_would_not_be_finite(variance: float, code: str) -> None:
+    """All five tools fold variance 0 with epsilon 0 into infinite weights without a word."""
+    keeps(build(X, C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", W=W, **{**PARAMETERS, "v": np.float32([1, variance, 1])}), code)
+
+
+def test_an_infinite_constant() -> None:
+    """microsoft/onnxruntime#11173: the infinity reached the weights and became NaN."""
+    result = fold(build(X, C + "y = Mul(c, k)", W=W, k=np.float32([1, np.inf, 1]).reshape(3, 1, 1)))
+    assert not result.report.folded
+
+
+@pytest.mark.parametrize("gamma", [[-1, 0, 2], [0, 0, 0]])
+def test_zero_and_negative_gamma(gamma: list[float]) -> None:
+    """LeelaChessZero/lc0#779; Samsung ONE replaces a negative gamma by 1e-10."""
+    folds(build(X, C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", W=W, **{**PARAMETERS, "g": np.float32(gamma)}))
+
+
+def test_negative_gamma_does_not_cross_relu_or_max_pool() -> None:
+    keeps(build(X, C + "r = Relu(c)\ny = BNscale3(r)", W=W), "sign")
+    keeps(build(X, C + "r = MaxPool <kernel_shape=[2,2]> (c)\ny = BNscale3(r)", W=W), "sign")
+
+
+def test_zero_gamma_with_a_shift_is_not_divided_by() -> None:
+    """Moving beta / gamma backwards would be a division by zero."""
+    g = np.float32([0, 1, -2])
+    model = build(X, C + "p = MaxPool <kernel_shape=[2,2]> (c)\nn = BatchNormalization <epsilon = 0.0> (p, g, b, m, v)\ny = Conv <pads=[1,1,1,1]> (n, V)",
+                  W=W, V=(2, 3, 3, 3), **{**PARAMETERS, "g": g})
+    result = fold(model)
+    assert_same(model, result.model, feeds_for(model))
+
+
+def test_clip_bounds_do_not_scale() -> None:
+    keeps(build(X, C + "r = Clip(c, l, h)\ny = BNposscale3(r)", W=W, l=np.float32(0), h=np.float32(6)), "blocked")
+
+
+# -- across activations ------------------------------------------------------------------------------------------------
+
+
+def test_a_norm_behind_relu_stays_behind_it() -> None:
+    """opencv/opencv#28689 folded it across the Relu."""
+    keeps(build(X, C + "r = Relu(c)\ny = BN3(r)", W=W), "shift")
+
+
+# -- padding -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attributes", ["pads=[1,1,1,1]", 'auto_pad="SAME_UPPER"', 'auto_pad="SAME_LOWER"'])
+def test_shift_in_front_of_padding(attributes: str) -> None:
+    """MCT folds any 1x1 Conv without looking at pads; AIMET does not look at auto_pad."""
+    keeps(build(X, f"n = BN4(x)\ny = Conv <{attributes}> (n, W)", W=(3, 4, 3, 3)), "padding")
+    if "auto" not in attributes:
+        keeps(build(X, f"n = BN4(x)\ny = Conv <{attributes}> (n, W)", W=(3, 4, 1, 1)), "padding")
+
+
+def test_shift_through_average_pool_that_counts_padding() -> None:
+    keeps(build(X, C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BN3(p)", W=W), "shift")
+
+
+def test_pad_value_that_changes_twice() -> None:
+    """The second affine has to see the value that the first one left."""
+    model = build(X, C + "p = Pad(c, k)\na = Add(p, t)\ni = Identity(a)\ny = Mul(i, s)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1], t=np.float32(3), s=np.float32(2))
+    result = fold(model)
+    assert result.report.folded
+    assert_same(model, result.model, feeds_for(model))
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3, 3), (4, 1, 3, 3), (4, 4, 2, 2)])
+def test_grouped_conv_transpose(shape: tuple[int, ...]) -> None:
+    """pytorch/pytorch#180995, MCT, executorch#22517, ultralytics#25364 (wrong axis), onnxsim (skips it)."""
+    channels = shape[1] * 2
+    folds(build(X, f"c = ConvTranspose <group=2> (x, W)\ny = BN{channels}(c)", W=shape))
+
+
+def test_grouped_conv_in_front() -> None:
+    folds(build(X, "n = BN4(x)\ny = Conv <group=2> (n, W)", W=(6, 2, 2, 2)))
+
+
+def test_bias_added_behind_a_grouped_conv() -> None:
+    """microsoft/onnxruntime#12498: ConvAdd was wrong with groups."""
+    folds(build(X, "c = Conv <group=2> (x, W)\ny = Add(c, k)", W=(6, 2, 2, 2), k=(6, 1, 1)))
+
+
+# -- Gemm and MatMul ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("addend", [(), (1,), (5,), (1, 5), (3, 1), (3, 5)])
+def test_gemm_beta_and_every_shape_of_the_addend(addend: tuple[int, ...]) -> None:
+    """onnxscript#3027 ignored beta; OnnxSlim#210 and #323 wrote an addend that does not broadcast."""
+    folds(build("float[3,4] x", "c = Gemm <alpha=0.5, beta=2.0, transB=1> (x, B, C)\ny = BN5(c)", B=(5, 4), C=addend))
+
+
+@pytest.mark.parametrize("op", ["Gemm(x, B, )", "Conv(x, K, )"])
+def test_empty_string_bias(op: str) -> None:
+    """onnxscript 0.7.2 raises PassError for the whole model."""
+    inputs = "float[3,4] x" if "Gemm" in op else "float[3,4,2,2] x"
+    folded = folds(build(inputs, f"c = {op}\ny = BN5(c)", **({"B": (4, 5)} if "Gemm" in op else {"K": (5, 4, 1, 1)})))
+    assert len(folded.graph.node) == 1
+
+
+def test_matmul_of_rank_3_does_not_become_gemm() -> None:
+    """microsoft/onnxruntime#22512: the model no longer loaded."""
+    folded = folds(build("float[2,3,4] x", "c = MatMul(x, B)\nt = Transpose <perm=[0,2,1]> (c)\ny = BN5(t)", B=(4, 5)), affines=1)
+    assert count(folded, "Gemm") == 0
+
+
+def test_norm_on_an_axis_that_is_not_the_last() -> None:
+    """pytorch/executorch#17736 folded it on the wrong axis of [N, C, L]."""
+    keeps(build("float[2,3,4] x", "c = MatMul(x, B)\ny = BN3(c)", B=(4, 3)), "axis")
+
+
+def test_matmul_with_the_weight_on_the_left() -> None:
+    """microsoft/onnxruntime#32228 and others assume the right."""
+    folds(build("float[4,3] x", "c = MatMul(B, x)\nt = Transpose(c)\ny = BN5(t)", B=(5, 4)))
+
+
+# -- biases ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_computed_bias_is_not_lost() -> None:
+    """onnx2tf takes a bias that is not constant for an absent one."""
+    keeps(build("float[2,4,5,5] x, float[3] b", "c = Conv(x, W, b)\ny = BN3(c)", W=W), "bias-not-constant")
+
+
+# -- sharing -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_weight_shared_by_two_convs() -> None:
+    """Tencent/TNN#808; pytorch/pytorch#197539 changed it for all callers."""
+    folds(build(X, C + "d = Conv(x, W)\nn = BN3(c)\ne = Abs(d)\ny = Add(n, e)", W=W))
+
+
+def test_two_norms_share_their_parameters_and_their_weight() -> None:
+    """AIMET applies the shared parameters twice."""
+    nodes = C + "n = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)\nr = Relu(n)\nd = Conv(r, V)\ny = BatchNormalization <epsilon = 0.0> (d, g, b, m, v)"
+    folds(build(X, nodes, W=W, V=(3, 3, 1, 1), **PARAMETERS))
+
+
+def test_the_bias_is_the_beta() -> None:
+    folds(build(X, "c = Conv(x, W, b)\ny = BatchNormalization <epsilon = 0.0> (c, g, b, b, v)", W=W, **PARAMETERS))
+
+
+def test_a_name_that_is_already_taken() -> None:
+    """onnxslim writes <output>_weight over a tensor of that name."""
+    for taken in ("y_weight", "W_bias", "W_folded", "c_weight", "y_bias", "c_folded"):
+        model = build(X, C + f"n = BN3(c)\nr = Relu(n)\ny = Conv(r, {taken})", W=W, **{taken: (2, 3, 1, 1)})
+        folds(model)
+
+
+def test_a_weight_that_is_an_output_of_the_graph() -> None:
+    """onnxscript 0.7.2 writes an invalid model."""
+    folds(build(X, C + "y = BN3(c)", "float[2,3,4,4] y, float[3,4,2,2] W", W=W))
+
+
+def overridable(name: str) -> ModelProto:
+    model = build(X, C + "y = BN3(c)", W=W)
+    value = next(t for t in model.graph.initializer if t.name == name)
+    model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.dims))
+    return model
+
+
+@pytest.mark.parametrize("name", ["W", "y_gamma", "y_beta", "y_mean", "y_var"])
+def test_an_initializer_that_callers_can_override(name: str) -> None:
+    """onnxsim and onnxslim freeze it."""
+    assert not fold(overridable(name)).report.folded
+
+
+def test_ir_3_lists_initializers_as_inputs() -> None:
+    """onnxslim's output fails the checker."""
+    folds(build(X, C + "y = BN3(c)", opset=9, ir=3, W=W))
+
+
+def test_fusing_leaves_no_duplicate_initializers() -> None:
+    """onnx/optimizer#174: initializer name is not unique."""
+    folded = folds(build(X, C + "n = BN3(c)\nd = Conv(x, W)\nm = BN3(d)\ny = Add(n, m)", W=W))
+    names = [t.name for t in folded.graph.initializer]
+    assert len(names) == len(set(names))
+
+
+def test_no_constant_expression_is_left_behind() -> None:
+    """onnxoptimizer turns two nodes into eleven; onnx/optimizer#133, #178."""
+    assert ops(folds(build(X, C + "y = BN3(c)", W=W))) == ["Conv"]
+
+
+# -- readers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_conv_with_another_reader() -> None:
+    keeps(build(X, C + "n = BN3(c)\nr = Relu(c)\ny = Add(n, r)", W=W), "shared-output")
+
+
+def test_the_norm_is_a_graph_output() -> None:
+    """tf2onnx refuses; the names have to stay."""
+    folded = folds(build(X, C + "y = BN3(c)\nz = Relu(y)", "float[2,3,4,4] y, float[2,3,4,4] z", W=W))
+    assert ops(folded) == ["Conv", "Relu"]
+
+
+def test_a_shape_that_is_read_blocks_nothing() -> None:
+    """onnxruntime's first MatMul pattern fed a Shape."""
+    folds(build(X, C + "s = Shape(c)\nn = BN3(c)\ny = Reshape(n, s)", W=W))
+
+
+def test_an_add_whose_result_nobody_reads() -> None:
+    """microsoft/onnxruntime#8274 crashed."""
+    model = build(X, C + "u = Add(c, k)\ny = BN3(c)", W=W, k=(3, 1, 1))
+    result = fold(model)
+    assert_same(model, result.model, feeds_for(model))
+
+
+def test_every_conv_of_a_chain() -> None:
+    """onnx/tensorflow-onnx#2186: Conv-BN-Conv-BN lost the second."""
+    folds(build(X, C + "n = BN3(c)\nd = Conv(n, V)\ny = BN2(d)", W=W, V=(2, 3, 2, 2)))
+
+
+def test_squeeze_and_excitation() -> None:
+    """apache/tvm#17151: the gate reads the tensor that is scaled."""
+    nodes = C + "n = BN3(c)\ng = GlobalAveragePool(n)\nd = Conv(g, V)\ns = Sigmoid(d)\ny = Mul(n, s)"
+    folded = folds(build(X, nodes, W=W, V=(3, 3, 1, 1)))
+    assert count(folded, "BatchNormalization") == 0
+
+
+# -- scopes ------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_a_body_reads_too() -> None:
+    text = C + "n = BN3(c)\ny = If (flag) <then_branch = t () => (float[2,3,4,4] p) { p = Add(n, y_k) }, else_branch = e () => (float[2,3,4,4] q) { q = Conv(x, W) }>"
+    model = build("float[2,4,5,5] x, bool flag", text, "float[2,3,4,4] y", W=W, y_k=(3, 1, 1))
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    for flag in (True, False):
+        assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
+
+
+def test_two_bodies_share_a_weight_of_the_outer_graph() -> None:
+    body = "a{0} = Conv(x, W)  {0} = BatchNormalization <epsilon = 0.0> (a{0}, g, b, m, v)"
+    text = f"y = If (flag) <then_branch = t () => (float[2,3,4,4] p) {{ {body.format('p')} }}, else_branch = e () => (float[2,3,4,4] q) {{ aq = Conv(x, W)  q = Relu(aq) }}>"
+    model = build("float[2,4,5,5] x, bool flag", text, "float[2,3,4,4] y", W=W, **PARAMETERS)
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    for flag in (True, False):
+        assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
+
+
+# -- policy ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_bad_norm_does_not_stop_the_others() -> None:
+    """onnxscript aborts all passes, onnxoptimizer throws, TensorFlow returns an error."""
+    nodes = C + "n = BatchNormalization <epsilon = 0.0> (c, g, b, m, z)\nr = Sigmoid(n)\nd = Conv(r, V)\ny = BN2(d)"
+    model = build(X, nodes, W=W, V=(2, 3, 1, 1), z=np.float32([1, 0, 1]), **{k: PARAMETERS[k] for k in "gbm"})
+    result = bnfold.fold(model, verify=False)
+    assert [entry.code for entry in result.report.kept] == ["variance"]
+    assert len(result.report.folded) == 1
