@@ -235,7 +235,8 @@ def _result_size(node: Node, inputs: list[Constant | None]) -> int:
 
 def _range_size(given: list[Constant]) -> int:
     start, limit, delta = (float(c.float64().reshape(())) for c in given)
-    return EXPRESSION_LIMIT + 1 if delta == 0 else max(0, math.ceil((limit - start) / delta))
+    steps = (limit - start) / delta if delta else math.nan
+    return max(0, math.ceil(steps)) if math.isfinite(steps) else EXPRESSION_LIMIT + 1
 
 
 def _evaluate(node: Node, inputs: list[Constant | None], output: int) -> NDArray[Any] | None:

@@ -133,8 +133,8 @@ def _read_elementwise(node: Node) -> AffineNode | Refusal | None:
         return None
     if right is not None and constants.get(node.inputs[0]) is not None:
         return None
-    if node.op == "Div" and left is not None:
-        return None
+    if left is not None and (node.op == "Div" or node.scope.opset < 7):
+        return None  # a quotient is no affine; before opset 7 only the second operand is broadcast
     data = node.inputs[0] if right is not None else node.inputs[1]
     place = _channel_axis(node, data, constant)
     if not isinstance(place, int):
@@ -179,6 +179,10 @@ def _channel_axis(node: Node, data: str, constant: Constant) -> int | Refusal | 
     if constant.size == 1:
         return 0
     axis = next(i for i, d in enumerate(constant.dims) if d != 1) - rank
+    if node.scope.opset < 7 and "axis" in node.attributes:  # where the constant's first axis lies, not its last
+        start = shapes.axis(data, node.integer("axis", 0))
+        assert start is not None, "the rank is known"
+        axis += start + rank - data_rank
     size = shapes.dim(data, axis)
     if size is None or isinstance(size, str):
         return Refusal("shape-unknown", f"axis {axis} of '{data}' is not a known number", node.label)

@@ -127,6 +127,7 @@ class Walker:
         if isinstance(port, Port):
             if port.node is not node and affine.scales:
                 route.tensors.append(port.node.outputs[0])  # the product in front of its bias Add
+            route.tensors += port.changes
             return self._end(route, self._enter(port, affine, tensor, into=False))
         rule = carry.BACKWARD.get(node.op)
         if rule is None:

@@ -28,6 +28,7 @@ class Port:
         shift: why a shift cannot enter, or None when it can.
         adds: entering with a shift costs one new Add behind the operator.
         check: looks at the affine, composed with what entered before, and says why it cannot enter.
+        changes: computed tensors that get another value with the weight, such as a dequantized one.
     """
 
     node: Node
@@ -36,6 +37,7 @@ class Port:
     shift: Refusal | None = None
     adds: bool = False
     check: Callable[[Affine], Refusal | None] | None = None
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -73,7 +73,9 @@ def after(node: Node) -> Port | Refusal:
         return _check(node, weight, axis, affine) or _check_bias(node, affine)
 
     product = node.op == "MatMul"
-    return Port(node, -1 if product else 1, channels, adds=product, check=check)
+    bias = None if product else _quantized_bias(node)
+    changes = (node.input(1),) if bias is None else (node.input(1), node.input(2))
+    return Port(node, -1 if product else 1, channels, adds=product, check=check, changes=changes)
 
 
 def _channels(node: Node, dims: tuple[int, ...]) -> tuple[int, int] | Refusal:

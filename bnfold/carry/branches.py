@@ -16,7 +16,9 @@ __all__ = ["BACKWARD", "FORWARD"]
 
 
 def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
-    """Operands broadcast from the last axis, so that is where to count from."""
+    """Operands broadcast from the last axis, so that is where to count from; before opset 7 it depends."""
+    if node.scope.opset < 7 and node.integer("broadcast", 0):
+        return Refusal("blocked", f"{node.op} '{node.label}' broadcasts in the way of opset 6", node.label)
     if affine.uniform or affine.axis < 0:
         return affine
     rank = node.scope.shapes.rank(tensor)

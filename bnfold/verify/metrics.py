@@ -31,7 +31,7 @@ def distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     odd = ~(np.isfinite(x) & np.isfinite(y))
     if odd.any():
         same = (x == y) | (np.isnan(x) & np.isnan(y))
-        result[odd] = np.where(same[odd], 0.0, np.inf)
+        result = np.where(odd, np.where(same, 0.0, np.inf), result)
     return np.asarray(result)
 
 

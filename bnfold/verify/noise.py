@@ -60,7 +60,7 @@ def one_ulp_away(array: NDArray[Any], seed: int) -> NDArray[Any]:
     magnitude = bits & kind(everything)
     moves = (magnitude != 0) & (magnitude < kind(largest))
     moved = bits + _signs(array.size, seed).reshape(bits.shape) * moves
-    return np.asarray(moved.astype(kind, copy=False)).view(array.dtype)
+    return np.asarray(moved.astype(kind, copy=False)).view(array.dtype).reshape(array.shape)
 
 
 def half_ulp_away(array: NDArray[Any], seed: int) -> NDArray[np.float32]:

@@ -166,7 +166,7 @@ _STEERED = {
 
 
 def steered(site: Site) -> frozenset[Key]:
-    """Tensors that enter a site and steer it (sizes, scales, positions): they keep their values."""
+    """Tensors that enter a site and keep their values: sizes, scales and positions, and what no input can change."""
     found: set[Key] = set()
     for region in (site.original, site.folded):
         for node in region.nodes:
@@ -175,4 +175,8 @@ def steered(site: Site) -> frozenset[Key]:
                     home = node.view.home(node.inputs[position])
                     if home is not None:
                         found.add((home.path, node.inputs[position]))
+            for name in node.reads():
+                home = node.view.home(name)
+                if home is not None and name in home.fixed:
+                    found.add((home.path, name))
     return frozenset(found & set(site.frontier()))

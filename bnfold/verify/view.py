@@ -71,6 +71,7 @@ class View:
     """One scope: the main graph, or the body of an If, Loop or Scan.
 
     ``path`` tells scopes apart and is the same in both models: it is made from output names. ``label`` is for people.
+    ``fixed`` are tensors whose value no input can change, but whose type only an input tells.
     """
 
     def __init__(
@@ -94,10 +95,13 @@ class View:
         self.nodes = [ViewNode(self, index, proto) for index, proto in enumerate(graph.node)]
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
         self._defined = {*self.initializers, *self.sparse, *self.inputs, *self.producers}
+        self.fixed: set[str] = set()
         for node in self.nodes:
             self._descend(node)
             if self._is_constant_node(node):
                 self.constants.update(filter(None, node.outputs))
+            elif self._is_fixed_node(node):
+                self.fixed.update(filter(None, node.outputs))
 
     def _descend(self, node: ViewNode) -> None:
         for name, graph in bodies(node.proto):
@@ -111,6 +115,12 @@ class View:
         if node.bodies or node.proto.op_type in RANDOM_OPERATORS:
             return False
         return all(self.is_constant(name) for name in node.inputs if name)
+
+    def _is_fixed_node(self, node: ViewNode) -> bool:
+        if node.bodies or node.proto.op_type in RANDOM_OPERATORS or not node.inputs:
+            return False
+        reads = node.inputs[:1] if node.op == "CastLike" else [name for name in node.inputs if name]
+        return all(name in self.fixed or self.is_constant(name) for name in reads)
 
     def free_names(self) -> list[str]:
         """Tensors of outer scopes that this body reads, directly or in bodies of its own."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bnfold.errors import RuntimeMissingError
 from bnfold.verify.evaluation import perturbed_feeds
 
@@ -70,7 +68,7 @@ class Whole:
             exposed = []
             first = self._chunk(cases[:1], exposed, 0)
         use(cases[0], first[0])
-        size = sum(np.asarray(value).nbytes for value in first[0]["a"].values()) or 1
+        size = sum(getattr(value, "nbytes", 0) for value in first[0]["a"].values()) or 1
         step = max(1, _OUTPUT_BYTES // (3 * size))
         for start in range(1, len(cases), step):
             chunk = []

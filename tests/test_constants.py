@@ -1,0 +1,122 @@
+"""What counts as constant, and what does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import build
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from bnfold import files
+from bnfold.graph import Scope, index_model
+
+NOT_CONSTANT = {
+    "an input": ("", "x"),
+    "computed": ("k = Relu(x)", "k"),
+    "partly computed": ("k = Concat <axis=0> (x, f)", "k"),
+    "random": ("k = RandomNormal <shape=[2]> ()", "k"),
+    "the shape of a dynamic tensor": ("k = Shape(x)", "k"),
+    "too large": ("k = ConstantOfShape(huge)", "k"),
+    "another domain": ("k = other.Identity(f)", "k"),
+    "nothing": ("", ""),
+}
+EXPRESSIONS = {
+    "Identity(f)": [1.0, 4.0],
+    "Sqrt(f)": [1.0, 2.0],
+    "Neg(f)": [-1.0, -4.0],
+    "Reciprocal(f)": [1.0, 0.25],
+    "Add(f, f)": [2.0, 8.0],
+    "Mul(f, f)": [1.0, 16.0],
+    "Div(f, f)": [1.0, 1.0],
+    "Sub(f, f)": [0.0, 0.0],
+    "Cast <to=1> (i)": [2.0, 3.0],
+    "Concat <axis=0> (f, f)": [1.0, 4.0, 1.0, 4.0],
+    "Gather(f, i0)": [4.0],
+    "Reshape(f, shape)": [[1.0], [4.0]],
+    "Unsqueeze(f, i0)": [[1.0], [4.0]],
+    "Transpose <perm=[1,0]> (m)": [[1.0, 3.0], [2.0, 4.0]],
+    "ConstantOfShape(shape)": [[0.0], [0.0]],
+    "Expand(f, square)": [[1.0, 4.0], [1.0, 4.0]],
+    "Tile(f, i2)": [1.0, 4.0, 1.0, 4.0],
+    "DequantizeLinear(q, s)": [1.0, -1.5],
+    "Range(zero, three, one)": [0.0, 1.0, 2.0],
+    "Shape(fixed)": [3, 5],
+    "Size(fixed)": 15,
+}
+STORED = {
+    "f": np.float32([1, 4]), "i": np.int32([2, 3]), "i0": [1], "i2": [2], "shape": [2, 1], "square": [2, 2], "m": np.float32([[1, 2], [3, 4]]),
+    "q": np.int8([2, -3]), "s": np.float32(0.5), "huge": [1 << 20, 1 << 20], "zero": np.float32(0), "three": np.float32(3), "one": np.float32(1),
+}  # fmt: skip
+
+
+def scope(model: ModelProto) -> Scope:
+    return index_model(files.from_proto(model))[0]
+
+
+@pytest.mark.parametrize("what", NOT_CONSTANT)
+def test_not_constant(what: str) -> None:
+    line, name = NOT_CONSTANT[what]
+    model = build("float[N] x, float[3,5] fixed", f"{line}\ny = Relu(x)", "float[N] y", imports={"other": 1}, **STORED)
+    assert scope(model).constants.get(name) is None
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_expressions(expression: str) -> None:
+    model = build("float[N] x, float[3,5] fixed", f"k = {expression}\ny = Relu(x)", "float[N] y", **STORED)
+    found = scope(model).constants.get("k")
+    assert found is not None
+    np.testing.assert_array_equal(found.array(), EXPRESSIONS[expression])
+    assert found.dims == np.shape(EXPRESSIONS[expression])
+
+
+def test_deep_expressions_end_somewhere() -> None:
+    lines = "\n".join(f"k{i + 1} = Neg(k{i})" for i in range(500))
+    model = build("float[N] x", f"{lines}\ny = Relu(x)", "float[N] y", k0=np.float32([1, 2]))
+    constants = scope(model).constants
+    assert constants.get("k10") is not None
+    constants.get("k500")
+
+
+@pytest.mark.parametrize("ir", [3, 4, 10])
+def test_initializers_among_the_inputs(ir: int) -> None:
+    """Callers can override them from IR version 4 on."""
+    model = build("float[N] x", "y = Relu(x)", "float[N] y", opset=9, ir=ir, k=np.float32([1]))
+    if ir >= 4:
+        model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.FLOAT, [1]))
+    assert (scope(model).constants.get("k") is None) == (ir >= 4)
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [{"value_float": 2.0}, {"value_floats": [2.0, 3.0]}, {"value_int": 2}, {"value_ints": [2, 3]}, {"value": numpy_helper.from_array(np.float16([2, 3]))}],
+    ids=lambda a: next(iter(a)),
+)
+def test_constant_nodes(attribute: dict[str, object]) -> None:
+    model = build("float[N] x", "y = Relu(x)", "float[N] y")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], **attribute))
+    found = scope(model).constants.get("k")
+    assert found is not None
+    assert found.array().ravel()[0] == 2
+
+
+def test_a_constant_string_is_no_number() -> None:
+    model = build("float[N] x", "j = Identity(k)\ny = Relu(x)", "float[N] y")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value_string=b"text"))
+    assert scope(model).constants.get("k") is None
+    assert scope(model).constants.get("j") is None
+
+
+def test_string_tensors_do_not_crash() -> None:
+    model = build("float[N] x", "j = Identity(k)\nl = Concat <axis=0> (k, k)\ny = Relu(x)", "float[N] y")
+    model.graph.initializer.append(helper.make_tensor("k", TensorProto.STRING, [2], [b"a", b"b"]))
+    constants = scope(model).constants
+    for name in "jkl":
+        found = constants.get(name)
+        assert found is None or not found.floating
+
+
+def test_malformed_expressions_are_not_constant() -> None:
+    lines = ["k = Reshape(f, i)", "k = Range(nan, three, one)", "k = Gather(f, i2)", "k = Transpose <perm=[5]> (f)", "k = Tile(f, f)", "k = Add(f, m3)"]
+    for line in lines:
+        model = build("float[N] x", f"{line}\ny = Relu(x)", "float[N] y", nan=np.float32(np.nan), m3=np.float32([1, 2, 3]), **STORED)
+        assert scope(model).constants.get("k") is None, line

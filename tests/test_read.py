@@ -1,0 +1,121 @@
+"""Reading affines from nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import build
+from onnx import ModelProto
+
+from bnfold import files
+from bnfold.graph import Node, index_model
+from bnfold.read import AffineNode, is_affine_operator, read
+from bnfold.refusals import CODES, Refusal
+
+K = np.float32([2, -0.5, 4]).reshape(3, 1, 1)
+ZERO = np.float32([2, 0, 4]).reshape(3, 1, 1)
+INF = np.float32([2, np.inf, 4]).reshape(3, 1, 1)
+BIG = np.float32([1] * 5)
+
+
+def node(model: ModelProto) -> Node:
+    return index_model(files.from_proto(model))[0].nodes[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("y = Mul(x, x)", None),
+        ("y = Mul(x, plane)", None),
+        ("y = Div(k, x)", None),
+        ("y = Div(x, zero)", "not-finite"),
+        ("y = Mul(x, inf)", "not-finite"),
+        ("y = Mul(x, high)", "broadcast"),
+        ("y = Mul(x, wrong)", "broadcast"),
+        ("y = Mul(k, k)", None),
+        ("y = Relu(x)", None),
+    ],
+)
+def test_no_affine(line: str, code: str | None) -> None:
+    constants = {"k": K, "zero": ZERO, "inf": INF, "plane": np.ones((3, 4), np.float32), "high": K.reshape(1, 1, 3, 1, 1), "wrong": BIG.reshape(1, 5, 1, 1)}
+    found = read(node(build("float[N,3,H,4] x", line, "float[a,b,c,d] y", **constants)))
+    assert (found.code if isinstance(found, Refusal) else found) == code
+    assert code is None or code in CODES
+
+
+@pytest.mark.parametrize(
+    ("line", "scale", "shift"),
+    [
+        ("y = Mul(x, k)", [2, -0.5, 4], [0, 0, 0]),
+        ("y = Mul(k, x)", [2, -0.5, 4], [0, 0, 0]),
+        ("y = Add(k, x)", [1, 1, 1], [2, -0.5, 4]),
+        ("y = Sub(x, k)", [1, 1, 1], [-2, 0.5, -4]),
+        ("y = Sub(k, x)", [-1, -1, -1], [2, -0.5, 4]),
+        ("y = Div(x, k)", [0.5, -2, 0.25], [0, 0, 0]),
+        ("y = Neg(x)", [-1], [0]),
+    ],
+)
+def test_elementwise(line: str, scale: list[float], shift: list[float]) -> None:
+    found = read(node(build("float[N,3,H,4] x", line, "float[a,b,c,d] y", k=K)))
+    assert isinstance(found, AffineNode)
+    assert not found.norm
+    np.testing.assert_array_equal(found.affine.scale, scale)
+    np.testing.assert_array_equal(found.affine.shift, shift)
+    assert found.affine.uniform or found.affine.axis == -3
+    assert (found.data, found.output) == ("x", "y")
+
+
+def test_norm() -> None:
+    values = {"g": np.float32([2, -1, 3]), "b": np.float32([1, 2, 3]), "m": np.float32([4, 0, -2]), "v": np.float32([4, 0.25, 1])}
+    found = read(node(build("float[N,3,H,4] x", "y = BatchNormalization <epsilon = 0.0> (x, g, b, m, v)", "float[a,b,c,d] y", **values)))
+    assert isinstance(found, AffineNode)
+    assert found.norm
+    np.testing.assert_array_equal(found.affine.scale, [1, -2, 3])
+    np.testing.assert_array_equal(found.affine.shift, [-3, 2, 9])
+    assert found.affine.axis == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"g": np.float32([1])}, "parameter-shape"), ({"b": np.ones((3, 1), np.float32)}, "parameter-shape"), ({"m": np.int64([1, 2, 3])}, "parameter-shape")],
+    ids=["length", "rank", "integers"],
+)
+def test_malformed_norms_are_refused(change: dict[str, np.ndarray], code: str) -> None:
+    values = {k: np.ones(3, np.float32) for k in "gbmv"} | change
+    model = build("float[N,3,H,4] x", "z = Relu(x)", "float[a,b,c,d] z", **values)
+    model.graph.node[0].op_type = "BatchNormalization"
+    model.graph.node[0].input.extend("gbmv")
+    found = read(node(model))
+    assert isinstance(found, Refusal)
+    assert found.code == code
+
+
+def test_a_norm_without_its_inputs_is_refused() -> None:
+    model = build("float[N,3] x", "z = Relu(x)", "float[a,b] z")
+    model.graph.node[0].op_type = "BatchNormalization"
+    found = read(node(model))
+    assert isinstance(found, Refusal)
+    assert found.code == "parameter-shape"
+
+
+def test_is_affine_operator_looks_at_the_type_only() -> None:
+    assert is_affine_operator(node(build("float[N] x", "y = Mul(x, x)", "float[N] y")))
+    assert not is_affine_operator(node(build("float[N] x", "y = Relu(x)", "float[N] y")))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_before_opset_7_a_constant_is_aligned_by_its_axis_attribute(axis: int) -> None:
+    """``[C]`` with ``axis=1`` is a channel; read by the newer rule it would be the last axis."""
+    from helpers import assert_same, feeds_for, fold
+
+    model = build("float[3,3,3,3] x", f"c = Conv(x, W)\ny = Mul <axis={axis}, broadcast=1> (c, k)", "float[3,3,3,3] y",
+                  opset=6, ir=3, W=(3, 3, 1, 1), k=np.float32([2, -1, 4]))
+    assert_same(model, fold(model).model, feeds_for(model))
+
+
+def test_before_opset_7_two_tensors_are_aligned_by_the_axis_attribute() -> None:
+    from helpers import assert_same, feeds_for, fold
+
+    nodes = "c = Conv(x, W)\nd = Conv(z, V)\ns = Squeeze <axes=[2]> (d)\nt = Squeeze <axes=[0]> (s)\na = Add <axis=1, broadcast=1> (c, t)\ny = BN3 <is_test=1> (a)"
+    model = build("float[3,3,3,3] x, float[1,3,1,3] z", nodes, "float[3,3,3,3] y", opset=6, ir=3, W=(3, 3, 1, 1), V=(3, 3, 1, 1))
+    assert_same(model, fold(model).model, feeds_for(model))

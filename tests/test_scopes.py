@@ -1,0 +1,114 @@
+"""Norms in bodies and functions whose operator stands elsewhere, and initializers that callers may override."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from helpers import assert_same, build, count, feeds_for, fold, keeps, norm_parameters, run
+
+import bnfold
+
+X = "float[2,4,5,5] x, bool flag"
+Y = "float[2,3,4,4] y"
+W = (3, 4, 2, 2)
+FIRST = {key[0]: value for key, value in norm_parameters("", 3, "first").items()}
+OTHER = {f"{key[0]}2": value for key, value in norm_parameters("", 3, "other").items()}
+
+
+def branches(second: str, then_tail: str = "p = Relu(n)", between: str = "") -> str:
+    return f"""
+c = Conv(x, W){between}
+y = If (flag) <
+  then_branch = t () => (float[2,3,4,4] p) {{ n = BatchNormalization<epsilon=0.0>(c, g, b, m, v)  {then_tail} }},
+  else_branch = e () => (float[2,3,4,4] q) {{ {second} }}
+>"""
+
+
+SAME = "o = BatchNormalization<epsilon=0.0>(c, g, b, m, v)  q = Neg(o)  "
+
+KEPT = [
+    ("different norms", branches(SAME.replace("(c, g, b, m, v)", "(c, g2, b2, m2, v2)").replace("Neg", "Abs"))),
+    ("one branch reads it bare", branches("q = Abs(c)")),
+    (
+        "a branch returns the norm itself",
+        branches(SAME.replace("Neg", "Abs"), then_tail="").replace("n = Batch", "p = Batch"),
+    ),
+    ("another reader outside", branches(SAME.replace("Neg", "Abs"), between="\nz = Abs(c)")),
+]
+
+
+@pytest.mark.parametrize("text", [text for _, text in KEPT], ids=[name for name, _ in KEPT])
+def test_norms_in_branches_that_stay(text: str) -> None:
+    outputs = Y + (", float[2,3,4,4] z" if "z = " in text else "")
+    model = build(X, text, outputs, W=W, **FIRST, **OTHER)
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == text.count("BatchNormalization")
+    assert {entry.code for entry in result.report.kept} == {"captured"}
+
+
+def test_the_same_norm_in_both_branches_goes_into_the_operator_outside() -> None:
+    model = build(X, branches(SAME.replace("Neg", "Abs")), Y, W=W, **FIRST)
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    for flag in (True, False):
+        assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
+
+
+FUNCTION = '<opset_import: ["": 21], domain: "local"> Block (x, w, g, b, m, v) => (y) {{ c = Conv(x, w)  {norm}  y = Relu(n) }}'
+CALL = "h = local.Block(x, W, g, b, m, v)\ny = local.Block(h, V, g, b, m, v)"
+
+
+def test_a_training_norm_in_a_function_is_no_reason_to_inline() -> None:
+    norm = "n, p, q = BatchNormalization<training_mode=1>(c, g, b, m, v)"
+    model = build(
+        "float[2,3,5,5] x",
+        CALL,
+        "float[2,3,3,3] y",
+        functions=FUNCTION.format(norm=norm),
+        imports={"local": 1},
+        W=(3, 3, 2, 2),
+        V=(3, 3, 2, 2),
+        **FIRST,
+    )
+    keeps(model, "training-mode")
+
+
+def test_a_function_is_inlined_where_its_norm_folds_only_at_the_calls() -> None:
+    norm = "n = BatchNormalization<epsilon=0.0>(c, g, b, m, v)"
+    model = build(
+        "float[2,3,5,5] x",
+        CALL,
+        "float[2,3,3,3] y",
+        functions=FUNCTION.format(norm=norm),
+        imports={"local": 1},
+        W=(3, 3, 2, 2),
+        V=(3, 3, 2, 2),
+        **FIRST,
+    )
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    assert not result.model.functions
+    assert "inlined the calls of function Block" in result.report.notes[0]
+    assert_same(model, result.model, feeds_for(model))
+
+
+def overridable() -> onnx.ModelProto:
+    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = BN3(c)", W=W)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return model
+
+
+def test_what_callers_may_override_stays() -> None:
+    keeps(overridable(), "parameters-not-constant")
+
+
+def test_frozen_it_folds_and_leaves_the_inputs() -> None:
+    model = overridable()
+    result = bnfold.fold(model, bnfold.FoldOptions(freeze=True, verify=False))
+    assert [value.name for value in result.model.graph.input] == ["x"]
+    assert count(result.model, "BatchNormalization") == 0
+    assert "froze 5 initializers" in result.report.notes[0]
+    feeds = {"x": feeds_for(build("float[2,4,5,5] x", "y = Abs(x)"))["x"]}
+    np.testing.assert_array_equal(run(model, feeds)["y"], run(result.model, feeds)["y"])

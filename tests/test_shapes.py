@@ -1,0 +1,119 @@
+"""Ranks and dimensions from what is near, and proofs that a reshape keeps channels on one axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import build
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import ModelProto
+
+from bnfold import files
+from bnfold.affine import Affine
+from bnfold.carry.reshape import Monomial, move
+from bnfold.graph import Scope, index_model
+
+
+def scope(model: ModelProto) -> Scope:
+    return index_model(files.from_proto(model))[0]
+
+
+def monomials(*dims: int | str) -> list[Monomial]:
+    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d,)) for d in dims]
+
+
+C3 = Affine.of([2.0, 3.0, 5.0], [1.0, 0.0, 4.0])
+NOT_PROVABLE = [
+    (("N", 3, "H"), ("H", 3, "N"), 1),
+    (("N", 3, "H"), ("N", "H", 3), 1),
+    (("N", 3), (3, "N"), 1),
+    ((2, 3, 4), (4, 6), 1),
+    ((2, 3, 4), (2, 2, 6), 1),
+    (("N", 3, "H"), (3, "N", "H"), 1),
+    (("N", "M", 3), ("M", 4, "N"), 2),
+]
+PROVABLE = [
+    (("N", 3, "H", "W"), ("N", 3, "?"), 1, 1, [2, 3, 5]),
+    (("N", 3, "H", "W"), ("N", 3, 1, "?"), 1, 1, [2, 3, 5]),
+    (("N", 3, 4), ("N", 12), 1, 1, list(np.repeat([2, 3, 5], 4))),
+    ((2, 3), (6,), 1, 0, [2, 3, 5] * 2),
+    (("N", "T", 3), ("?", 3), 2, 1, [2, 3, 5]),
+    (("N", 3), (1, "N", 1, 3), 1, 3, [2, 3, 5]),
+    ((3, 3, 3), (3, 9), 1, 1, list(np.repeat([2, 3, 5], 3))),
+    ((3, 3), (9,), 0, 0, list(np.repeat([2, 3, 5], 3))),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "axis"), NOT_PROVABLE)
+def test_what_is_not_proven(source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int) -> None:
+    assert move(monomials(*source), monomials(*target), C3.at(axis)) is None
+
+
+@pytest.mark.parametrize(("source", "target", "axis", "place", "scale"), PROVABLE)
+def test_what_is_proven(source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int, place: int, scale: list[float]) -> None:
+    names = [n for n in source if isinstance(n, str) and n not in target]
+    shape = [Monomial(1, tuple(sorted(names))) if d == "?" else Monomial(d) if isinstance(d, int) else Monomial(1, (d,)) for d in target]
+    moved = move(monomials(*source), shape, C3.at(axis))
+    assert moved is not None
+    assert moved.axis == place
+    np.testing.assert_array_equal(moved.scale, scale)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_a_proof_holds_for_real_arrays(source: list[int], axis: int, random: object) -> None:
+    axis %= len(source)
+    total = int(np.prod(source))
+    target, left = [], total
+    while left > 1:
+        size = random.choice([d for d in range(2, left + 1) if left % d == 0])  # type: ignore[attr-defined]
+        target.append(size)
+        left //= size
+        if random.random() < 0.3:  # type: ignore[attr-defined]
+            target.append(1)
+    affine = Affine(np.arange(1.0, source[axis] + 1), np.arange(float(source[axis])), axis)
+    moved = move(monomials(*source), monomials(*target), affine)
+    if moved is None:
+        return
+    data = np.arange(float(total)).reshape(source)
+    assert_equal_after(affine, moved, data, target)
+
+
+def assert_equal_after(affine: Affine, moved: Affine, data: np.ndarray, target: list[int]) -> None:
+    def on(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+        return vector.reshape([-1 if i == axis else 1 for i in range(rank)]) if vector.size > 1 else vector.reshape(())
+
+    want = on(affine.scale, affine.axis, data.ndim) * data + on(affine.shift, affine.axis, data.ndim)
+    after = data.reshape(target)
+    got = on(moved.scale, moved.axis, after.ndim) * after + on(moved.shift, moved.axis, after.ndim)
+    np.testing.assert_array_equal(got, want.reshape(target))
+
+
+def test_monomials() -> None:
+    n, h = Monomial(1, ("N",)), Monomial(1, ("H",))
+    assert (n * h * Monomial(6)).over(h * Monomial(2)) == Monomial(3, ("N",))
+    assert n.over(h) is None
+    assert Monomial(6).over(Monomial(4)) is None
+    assert Monomial(6).over(Monomial(0)) is None
+
+
+def test_dimensions_come_from_what_is_near() -> None:
+    found = scope(
+        build("float[N,4,H,8] x", "c = Conv(x, W)\nr = Relu(c)\nt = Transpose <perm=[0,2,3,1]> (r)\ng = GlobalAveragePool(r)\na = Add(r, k)\ny = Sum(a, g)",
+              "float[p,q,r,s] y", W=(3, 4, 1, 1), k=(3, 1, 1))
+    ).shapes
+    assert found.known_dims("c") == (None, 3, None, None)
+    assert found.known_dims("g") == (None, 3, 1, 1)
+    assert found.known_dims("t") == (None, None, None, 3)
+    assert found.dim("t", -1) == 3
+    assert found.rank("y") == 4
+    assert found.axis("y", -3) == 1
+    assert found.element_type("r") == 1
+
+
+def test_what_is_not_known_stays_unknown() -> None:
+    found = scope(build("float[2,4] x, int64[r] s", "r = Reshape(x, s)\ny = Relu(r)", "float[a,b] y")).shapes
+    assert found.rank("nothing") is None
+    assert found.axis("nothing", -1) is None
+    assert found.dim("x", 5) is None
+    assert found.element_type("nothing") is None
