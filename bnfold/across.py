@@ -1,6 +1,6 @@
 """Norms in bodies, behind an operator outside of them.
 
-An operator of the outer graph whose only readers are norms inside bodies, say one in each branch of an If, takes them in
+An operator of the outer graph whose only readers are norms inside bodies, one in each branch of an If, takes them in
 when all of them do the very same: whichever body runs, the norm is then done already.
 """
 

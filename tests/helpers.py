@@ -40,7 +40,9 @@ def integers(shape: tuple[int, ...], name: str = "w", dtype: Any = np.float32, l
     return np.where(values == 0, high, values).astype(dtype)
 
 
-def norm_parameters(kind: str, channels: int, name: str, dtype: Any = np.float32, stats: Any = None) -> dict[str, Array]:
+def norm_parameters(
+    kind: str, channels: int, name: str, dtype: Any = np.float32, stats: Any = None
+) -> dict[str, Array]:
     """Parameters of an exact batch norm, by suffix."""
     random = rng(name)
     gamma = np.exp2(random.integers(-1, 3, channels)) * random.choice([-1.0, 1.0], channels)
@@ -94,7 +96,9 @@ def build(
         f"<ir_version: {ir}, opset_import: [{header}]>\nagraph ({inputs}) => ({outputs}) {{\n{body}\n}}\n{functions}"
     )
     for name, value in constants.items():
-        values[name] = integers(value, name, FLOAT_NAMES.get(kind, np.float32)) if isinstance(value, tuple) else _as_array(value)
+        values[name] = (
+            integers(value, name, FLOAT_NAMES.get(kind, np.float32)) if isinstance(value, tuple) else _as_array(value)
+        )
     for name, value in values.items():
         made.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
     if ir < 4:
@@ -192,8 +196,13 @@ def count(model: ModelProto, *operators: str) -> int:
 def plain_affines(model: ModelProto) -> int:
     """Number of Mul, Add, Sub, Div by a stored constant, and of Neg."""
     nodes = all_nodes(model)
-    stored = {tensor.name for tensor in model.graph.initializer} | {n.output[0] for n in nodes if n.op_type == "Constant"}
-    return sum(n.op_type == "Neg" or (n.op_type in ("Mul", "Add", "Sub", "Div") and not stored.isdisjoint(n.input)) for n in nodes)
+    stored = {tensor.name for tensor in model.graph.initializer} | {
+        n.output[0] for n in nodes if n.op_type == "Constant"
+    }
+    return sum(
+        n.op_type == "Neg" or (n.op_type in ("Mul", "Add", "Sub", "Div") and not stored.isdisjoint(n.input))
+        for n in nodes
+    )
 
 
 def operators(model: ModelProto) -> int:
@@ -307,7 +316,9 @@ class Case:
 
     def folds(self) -> ModelProto:
         options = self.options
-        folded = folds(self.model(), norms=options.get("norms", 0), affines=options.get("affines", 0), **options.get("sizes", {}))
+        folded = folds(
+            self.model(), norms=options.get("norms", 0), affines=options.get("affines", 0), **options.get("sizes", {})
+        )
         for op, number in options.get("holds", {}).items():
             assert count(folded, op) == number, onnx.printer.to_text(folded.graph)
         return folded

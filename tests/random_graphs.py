@@ -51,14 +51,20 @@ class RandomGraph:
 
     def node(self, op: str, inputs: list[str], shape: Shape, **attributes: Any) -> str:
         output = self.name(op[:2].lower())
-        self.nodes.append(helper.make_node(op, inputs, [output], name=self.random.choice(("", output + "_node")), **attributes))
+        self.nodes.append(
+            helper.make_node(op, inputs, [output], name=self.random.choice(("", output + "_node")), **attributes)
+        )
         self.tensors[output] = shape
         return output
 
     def constant(self, values: np.ndarray[Any, Any], stem: str = "k", *, plain: bool = False) -> str:
         """A constant in one of its many forms; sometimes one that is there already."""
         if not plain and self.random.random() < 0.25:
-            same = [n for n, v in self.constants.items() if v.shape == values.shape and v.dtype == values.dtype and n not in self.overridable]
+            same = [
+                n
+                for n, v in self.constants.items()
+                if v.shape == values.shape and v.dtype == values.dtype and n not in self.overridable
+            ]
             if same:
                 return self.random.choice(same)
         name, form = self.name(stem), self.random.random()
@@ -67,7 +73,9 @@ class RandomGraph:
             if not plain and form < 0.04 and self.ir >= 4:
                 self.overridable.add(name)
         elif form < 0.8:
-            self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name + "_value")))
+            self.nodes.append(
+                helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name + "_value"))
+            )
         elif form < 0.9:
             self.constants[name + "_source"] = values
             self.nodes.append(helper.make_node("Identity", [name + "_source"], [name]))
@@ -130,7 +138,13 @@ class RandomGraph:
             return
         axis = self.random.randrange(len(shape)) if shape else 0
         form = self.random.random()
-        dims = () if form < 0.15 or not shape else (1,) if form < 0.2 else tuple(d if i == axis else 1 for i, d in enumerate(shape))
+        dims = (
+            ()
+            if form < 0.15 or not shape
+            else (1,)
+            if form < 0.2
+            else tuple(d if i == axis else 1 for i, d in enumerate(shape))
+        )
         dims = dims[axis:] if form > 0.5 and dims else dims
         if op in ("Mul", "Div"):
             powers = [self.random.choice((-2.0, 0.5, 2.0, 1.0, -1.0)) for _ in range(int(np.prod(dims)))]
@@ -315,7 +329,11 @@ class RandomGraph:
         if form < 0.65:
             target = [*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :]]
         elif shape[axis] % 2 == 0:
-            target = [*shape[:axis], *self.random.choice(((2, shape[axis] // 2), (shape[axis] // 2, 2))), *shape[axis + 1 :]]
+            target = [
+                *shape[:axis],
+                *self.random.choice(((2, shape[axis] // 2), (shape[axis] // 2, 2))),
+                *shape[axis + 1 :],
+            ]
         else:
             target = [shape[1], shape[0], *shape[2:]]
         if len(target) > 4:
@@ -348,14 +366,23 @@ class RandomGraph:
             return
         shape = self.tensors[first]
         axis = self.random.choice((1, 1, self.random.randrange(len(shape))))
-        fitting = [n for n, s in self.tensors.items() if len(s) == len(shape) and all(i == axis or d == e for i, (d, e) in enumerate(zip(s, shape, strict=True)))]
+        fitting = [
+            n
+            for n, s in self.tensors.items()
+            if len(s) == len(shape) and all(i == axis or d == e for i, (d, e) in enumerate(zip(s, shape, strict=True)))
+        ]
         parts = [first, self.random.choice(fitting)]
         sizes = [self.tensors[p][axis] for p in parts]
         if self.random.random() < 0.2 and not self.symbolic:
             parts.append(self.constant(self.integers(shape)))
             sizes.append(shape[axis])
         if sum(sizes) <= 8:
-            self.node("Concat", parts, (*shape[:axis], sum(sizes), *shape[axis + 1 :]), axis=axis - self.random.choice((0, len(shape))) if self.opset >= 11 else axis)
+            self.node(
+                "Concat",
+                parts,
+                (*shape[:axis], sum(sizes), *shape[axis + 1 :]),
+                axis=axis - self.random.choice((0, len(shape))) if self.opset >= 11 else axis,
+            )
 
     def split(self) -> None:
         data = self.tensor(2, 3, 4)
@@ -371,7 +398,11 @@ class RandomGraph:
         if self.opset < 13:
             self.nodes.append(helper.make_node("Split", [data], outputs, axis=axis, split=sizes))
         else:
-            self.nodes.append(helper.make_node("Split", [data, self.constant(np.array(sizes, np.int64), plain=True)], outputs, axis=axis))
+            self.nodes.append(
+                helper.make_node(
+                    "Split", [data, self.constant(np.array(sizes, np.int64), plain=True)], outputs, axis=axis
+                )
+            )
         for output, size in zip(outputs, sizes, strict=True):
             self.tensors[output] = (*shape[:axis], size, *shape[axis + 1 :])
 
@@ -443,7 +474,9 @@ class RandomGraph:
         if op == "AveragePool" and padding and not include.get("count_include_pad") and len(space) == 2:
             pass
         extra = 2 if padding else 0
-        self.node(op, [data], (n, c, *[s + extra - 1 for s in space]), kernel_shape=[2] * len(space), **padding, **include)
+        self.node(
+            op, [data], (n, c, *[s + extra - 1 for s in space]), kernel_shape=[2] * len(space), **padding, **include
+        )
 
     def reduce(self) -> None:
         data = self.tensor(2, 3, 4)
@@ -491,7 +524,9 @@ class RandomGraph:
             return
         inputs = [data, self.constant(np.array(both, np.int64), plain=True)]
         if mode == "constant" and self.random.random() < 0.6:
-            inputs.append(self.constant(np.array(self.random.choice((0, 0, 2)), np.float32), plain=self.random.random() < 0.5))
+            inputs.append(
+                self.constant(np.array(self.random.choice((0, 0, 2)), np.float32), plain=self.random.random() < 0.5)
+            )
         self.node("Pad", inputs, result, mode=mode)
 
     def expand(self) -> None:
@@ -512,7 +547,11 @@ class RandomGraph:
             return
         shape = self.tensors[data]
         repeats = [self.random.choice((1, 1, 1, 2)) if d <= 2 else 1 for d in shape]
-        self.node("Tile", [data, self.constant(np.array(repeats, np.int64), plain=True)], tuple(d * r for d, r in zip(shape, repeats, strict=True)))
+        self.node(
+            "Tile",
+            [data, self.constant(np.array(repeats, np.int64), plain=True)],
+            tuple(d * r for d, r in zip(shape, repeats, strict=True)),
+        )
 
     def shape_of(self) -> None:
         """A reshape to the shape of another tensor of the same size."""
@@ -549,12 +588,17 @@ class RandomGraph:
             nodes, results = self.in_branches(outputs)
         elif wrap < 0.16 and self.ir >= 8 and not self.overridable and not self.needs_flag:
             nodes, functions, stored = self.in_function(outputs)
-        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * len(self.tensors[out])) for name, out in zip(results, outputs, strict=True)]
+        values = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * len(self.tensors[out]))
+            for name, out in zip(results, outputs, strict=True)
+        ]
         graph = helper.make_graph(nodes, "g", inputs, values, stored)
         listed = [t.name for t in stored] if self.ir < 4 else self.overridable
         for name in listed:
             tensor = self.constants[name]
-            graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape))
+            graph.input.append(
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape)
+            )
         imports = [helper.make_opsetid("", self.opset)] + ([helper.make_opsetid("local", 1)] if functions else [])
         model = helper.make_model(graph, opset_imports=imports, ir_version=self.ir, functions=functions)
         if self.random.random() < 0.3 and not self.symbolic:
@@ -573,14 +617,20 @@ class RandomGraph:
         for prefix in ("then_", "else_"):
             made = {name for node in self.nodes for name in node.output}
             copies = [_renamed(node, made, prefix) for node in self.nodes]
-            values = [helper.make_tensor_value_info(prefix + name, TensorProto.FLOAT, [None] * len(self.tensors[name])) for name in outputs]
+            values = [
+                helper.make_tensor_value_info(prefix + name, TensorProto.FLOAT, [None] * len(self.tensors[name]))
+                for name in outputs
+            ]
             bodies.append(helper.make_graph(copies, prefix, [], values))
         results = [f"{name}_result" for name in outputs]
         return [helper.make_node("If", ["flag"], results, then_branch=bodies[0], else_branch=bodies[1])], results
 
     def in_function(self, outputs: list[str]) -> tuple[list[NodeProto], list[Any], list[TensorProto]]:
         """Everything in a model-local function that is called once; constants become nodes."""
-        inner = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v, n)) for n, v in self.constants.items()]
+        inner = [
+            helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v, n))
+            for n, v in self.constants.items()
+        ]
         imports = [helper.make_opsetid("", self.opset)]
         body = helper.make_function("local", "Body", list(self.inputs), outputs, [*inner, *self.nodes], imports)
         return [helper.make_node("Body", list(self.inputs), outputs, domain="local")], [body], []

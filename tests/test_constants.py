@@ -88,7 +88,13 @@ def test_initializers_among_the_inputs(ir: int) -> None:
 
 @pytest.mark.parametrize(
     "attribute",
-    [{"value_float": 2.0}, {"value_floats": [2.0, 3.0]}, {"value_int": 2}, {"value_ints": [2, 3]}, {"value": numpy_helper.from_array(np.float16([2, 3]))}],
+    [
+        {"value_float": 2.0},
+        {"value_floats": [2.0, 3.0]},
+        {"value_int": 2},
+        {"value_ints": [2, 3]},
+        {"value": numpy_helper.from_array(np.float16([2, 3]))},
+    ],
     ids=lambda a: next(iter(a)),
 )
 def test_constant_nodes(attribute: dict[str, object]) -> None:
@@ -116,7 +122,21 @@ def test_string_tensors_do_not_crash() -> None:
 
 
 def test_malformed_expressions_are_not_constant() -> None:
-    lines = ["k = Reshape(f, i)", "k = Range(nan, three, one)", "k = Gather(f, i2)", "k = Transpose <perm=[5]> (f)", "k = Tile(f, f)", "k = Add(f, m3)"]
+    lines = [
+        "k = Reshape(f, i)",
+        "k = Range(nan, three, one)",
+        "k = Gather(f, i2)",
+        "k = Transpose <perm=[5]> (f)",
+        "k = Tile(f, f)",
+        "k = Add(f, m3)",
+    ]
     for line in lines:
-        model = build("float[N] x", f"{line}\ny = Relu(x)", "float[N] y", nan=np.float32(np.nan), m3=np.float32([1, 2, 3]), **STORED)
+        model = build(
+            "float[N] x",
+            f"{line}\ny = Relu(x)",
+            "float[N] y",
+            nan=np.float32(np.nan),
+            m3=np.float32([1, 2, 3]),
+            **STORED,
+        )
         assert scope(model).constants.get("k") is None, line

@@ -48,7 +48,9 @@ def compare(want: list[Array], got: list[Array], share: float) -> None:
             np.testing.assert_array_equal(g, w)
             continue
         scale = np.abs(w[np.isfinite(w)], dtype=np.float64).max(initial=0)
-        np.testing.assert_allclose(g.astype(np.float64), w.astype(np.float64), rtol=0, atol=share * scale, equal_nan=True)
+        np.testing.assert_allclose(
+            g.astype(np.float64), w.astype(np.float64), rtol=0, atol=share * scale, equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("name", LEFT_IN_LIGHT)
@@ -61,7 +63,9 @@ def test_light_models(name: str) -> None:
     assert bnfold.fold(folded, verify=False).model.SerializeToString() == folded.SerializeToString()
     (data,) = [value.name for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}]
     shipped = onnx.TensorProto.FromString((LIGHT / f"light_{name}_output_0.pb").read_bytes())
-    feeds = {data: np.arange(150528, dtype=np.float32).reshape(1, 3, 224, 224) / 150528}  # as onnx's own runner makes it
+    feeds = {
+        data: np.arange(150528, dtype=np.float32).reshape(1, 3, 224, 224) / 150528
+    }  # as onnx's own runner makes it
     compare([numpy_helper.to_array(shipped)], outputs_of(folded, feeds), 1e-4)
     compare(outputs_of(model, feeds), outputs_of(folded, feeds), 1e-5)
 
@@ -81,12 +85,19 @@ def randomised(model: ModelProto) -> ModelProto:
     """Replace the weights, expressions of zeros and ones, by random numbers that keep the signal's size."""
     random = np.random.default_rng(1)
     made = {name: node for node in model.graph.node for name in node.output}
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info}
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    }
     shapes |= {t.name: list(t.dims) for t in model.graph.initializer}
     replaced: dict[str, Array] = {}
     for node in model.graph.node:
         for position, name in enumerate(node.input):
-            if position and node.op_type in ("Conv", "Gemm", "BatchNormalization") and (name not in made or made[name].op_type == "ConstantOfShape"):
+            if (
+                position
+                and node.op_type in ("Conv", "Gemm", "BatchNormalization")
+                and (name not in made or made[name].op_type == "ConstantOfShape")
+            ):
                 replaced.setdefault(name, weights(random, node.op_type, position, shapes[name]))
     kept = [node for node in model.graph.node if not set(node.output) & replaced.keys()]
     del model.graph.node[:]
@@ -95,7 +106,9 @@ def randomised(model: ModelProto) -> ModelProto:
     del model.graph.initializer[:]
     model.graph.initializer.extend([*stored, *(numpy_helper.from_array(v, n) for n, v in replaced.items())])
     listed = {value.name for value in model.graph.input}
-    model.graph.input.extend(onnx.helper.make_tensor_value_info(n, 1, v.shape) for n, v in replaced.items() if n not in listed)
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(n, 1, v.shape) for n, v in replaced.items() if n not in listed
+    )
     return model
 
 

@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import assert_same, build, count, feeds_for, fold, folds, initializers, integers, keeps, norm_parameters, ops, tensor
+from helpers import (
+    assert_same,
+    build,
+    count,
+    feeds_for,
+    fold,
+    folds,
+    initializers,
+    integers,
+    keeps,
+    norm_parameters,
+    ops,
+    tensor,
+)
 from onnx import ModelProto, TensorProto, helper
 
 import bnfold
@@ -69,8 +82,14 @@ def test_opset_15_norms_are_norms() -> None:
 def test_half_precision_data_and_single_precision_statistics() -> None:
     """onnxslim and onnxscript write a model that does not load."""
     parameters = norm_parameters("", 3, "mixed", np.float16, np.float32)
-    model = build("float16[2,4,5,5] x", C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", opset=17, ir=8, W=W,
-                  **dict(zip("gbmv", parameters.values(), strict=True)))
+    model = build(
+        "float16[2,4,5,5] x",
+        C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)",
+        opset=17,
+        ir=8,
+        W=W,
+        **dict(zip("gbmv", parameters.values(), strict=True)),
+    )
     folded = folds(model)
     assert {v.dtype for v in initializers(folded).values()} == {np.dtype(np.float16)}
 
@@ -78,9 +97,17 @@ def test_half_precision_data_and_single_precision_statistics() -> None:
 def test_bfloat16_leaves_no_expression_behind() -> None:
     """onnxsim 0.8.1 leaves ten nodes that recompute the weight."""
     stored = [tensor(v, TensorProto.BFLOAT16, n) for n, v in {"W": integers(W), **PARAMETERS}.items()]
-    nodes = [helper.make_node("Conv", ["x", "W"], ["c"]), helper.make_node("BatchNormalization", ["c", *"gbmv"], ["y"], epsilon=0.0)]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, [2, 4, 5, 5])],
-                              [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [2, 3, 4, 4])], stored)
+    nodes = [
+        helper.make_node("Conv", ["x", "W"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", *"gbmv"], ["y"], epsilon=0.0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, [2, 4, 5, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, [2, 3, 4, 4])],
+        stored,
+    )
     folded = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)).model
     assert ops(folded) == ["Conv"]
     assert {t.data_type for t in folded.graph.initializer} == {TensorProto.BFLOAT16}
@@ -88,8 +115,20 @@ def test_bfloat16_leaves_no_expression_behind() -> None:
 
 def test_a_variance_above_what_half_precision_holds() -> None:
     """apple/coreai-torch#54 casts it down and divides by infinity."""
-    parameters = {"g": np.full(3, 512, np.float16), "b": np.zeros(3, np.float16), "m": np.zeros(3, np.float32), "v": np.full(3, 2.0**18, np.float32)}
-    model = build("float16[2,4,5,5] x", C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", opset=17, ir=8, W=W, **parameters)
+    parameters = {
+        "g": np.full(3, 512, np.float16),
+        "b": np.zeros(3, np.float16),
+        "m": np.zeros(3, np.float32),
+        "v": np.full(3, 2.0**18, np.float32),
+    }
+    model = build(
+        "float16[2,4,5,5] x",
+        C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)",
+        opset=17,
+        ir=8,
+        W=W,
+        **parameters,
+    )
     folded = folds(model)
     np.testing.assert_array_equal(initializers(folded)["W"], integers(W, "W"))
 
@@ -97,10 +136,20 @@ def test_a_variance_above_what_half_precision_holds() -> None:
 # -- parameters that are not numbers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("variance", "code"), [(0.0, "variance"), (-1.0, "variance"), (np.nan, "not-finite"), (np.inf, "not-finite")])
+@pytest.mark.parametrize(
+    ("variance", "code"), [(0.0, "variance"), (-1.0, "variance"), (np.nan, "not-finite"), (np.inf, "not-finite")]
+)
 def test_weights_that_would_not_be_finite(variance: float, code: str) -> None:
     """All five tools fold variance 0 with epsilon 0 into infinite weights without a word."""
-    keeps(build(X, C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", W=W, **{**PARAMETERS, "v": np.float32([1, variance, 1])}), code)
+    keeps(
+        build(
+            X,
+            C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)",
+            W=W,
+            **{**PARAMETERS, "v": np.float32([1, variance, 1])},
+        ),
+        code,
+    )
 
 
 def test_an_infinite_constant() -> None:
@@ -112,7 +161,14 @@ def test_an_infinite_constant() -> None:
 @pytest.mark.parametrize("gamma", [[-1, 0, 2], [0, 0, 0]])
 def test_zero_and_negative_gamma(gamma: list[float]) -> None:
     """LeelaChessZero/lc0#779; Samsung ONE replaces a negative gamma by 1e-10."""
-    folds(build(X, C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)", W=W, **{**PARAMETERS, "g": np.float32(gamma)}))
+    folds(
+        build(
+            X,
+            C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)",
+            W=W,
+            **{**PARAMETERS, "g": np.float32(gamma)},
+        )
+    )
 
 
 def test_negative_gamma_does_not_cross_relu_or_max_pool() -> None:
@@ -123,8 +179,14 @@ def test_negative_gamma_does_not_cross_relu_or_max_pool() -> None:
 def test_zero_gamma_with_a_shift_is_not_divided_by() -> None:
     """Moving beta / gamma backwards would be a division by zero."""
     g = np.float32([0, 1, -2])
-    model = build(X, C + "p = MaxPool <kernel_shape=[2,2]> (c)\nn = BatchNormalization <epsilon = 0.0> (p, g, b, m, v)\ny = Conv <pads=[1,1,1,1]> (n, V)",
-                  W=W, V=(2, 3, 3, 3), **{**PARAMETERS, "g": g})
+    model = build(
+        X,
+        C
+        + "p = MaxPool <kernel_shape=[2,2]> (c)\nn = BatchNormalization <epsilon = 0.0> (p, g, b, m, v)\ny = Conv <pads=[1,1,1,1]> (n, V)",
+        W=W,
+        V=(2, 3, 3, 3),
+        **{**PARAMETERS, "g": g},
+    )
     result = fold(model)
     assert_same(model, result.model, feeds_for(model))
 
@@ -153,12 +215,22 @@ def test_shift_in_front_of_padding(attributes: str) -> None:
 
 
 def test_shift_through_average_pool_that_counts_padding() -> None:
-    keeps(build(X, C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BN3(p)", W=W), "shift")
+    keeps(
+        build(X, C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BN3(p)", W=W),
+        "shift",
+    )
 
 
 def test_pad_value_that_changes_twice() -> None:
     """The second affine has to see the value that the first one left."""
-    model = build(X, C + "p = Pad(c, k)\na = Add(p, t)\ni = Identity(a)\ny = Mul(i, s)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1], t=np.float32(3), s=np.float32(2))
+    model = build(
+        X,
+        C + "p = Pad(c, k)\na = Add(p, t)\ni = Identity(a)\ny = Mul(i, s)",
+        W=W,
+        k=[0, 0, 1, 1, 0, 0, 1, 1],
+        t=np.float32(3),
+        s=np.float32(2),
+    )
     result = fold(model)
     assert result.report.folded
     assert_same(model, result.model, feeds_for(model))
@@ -202,7 +274,9 @@ def test_empty_string_bias(op: str) -> None:
 
 def test_matmul_of_rank_3_does_not_become_gemm() -> None:
     """microsoft/onnxruntime#22512: the model no longer loaded."""
-    folded = folds(build("float[2,3,4] x", "c = MatMul(x, B)\nt = Transpose <perm=[0,2,1]> (c)\ny = BN5(t)", B=(4, 5)), affines=1)
+    folded = folds(
+        build("float[2,3,4] x", "c = MatMul(x, B)\nt = Transpose <perm=[0,2,1]> (c)\ny = BN5(t)", B=(4, 5)), affines=1
+    )
     assert count(folded, "Gemm") == 0
 
 
@@ -234,7 +308,10 @@ def test_a_weight_shared_by_two_convs() -> None:
 
 def test_two_norms_share_their_parameters_and_their_weight() -> None:
     """AIMET applies the shared parameters twice."""
-    nodes = C + "n = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)\nr = Relu(n)\nd = Conv(r, V)\ny = BatchNormalization <epsilon = 0.0> (d, g, b, m, v)"
+    nodes = (
+        C
+        + "n = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)\nr = Relu(n)\nd = Conv(r, V)\ny = BatchNormalization <epsilon = 0.0> (d, g, b, m, v)"
+    )
     folds(build(X, nodes, W=W, V=(3, 3, 1, 1), **PARAMETERS))
 
 
@@ -325,7 +402,10 @@ def test_squeeze_and_excitation() -> None:
 
 
 def test_weights_that_a_body_reads_too() -> None:
-    text = C + "n = BN3(c)\ny = If (flag) <then_branch = t () => (float[2,3,4,4] p) { p = Add(n, y_k) }, else_branch = e () => (float[2,3,4,4] q) { q = Conv(x, W) }>"
+    text = (
+        C
+        + "n = BN3(c)\ny = If (flag) <then_branch = t () => (float[2,3,4,4] p) { p = Add(n, y_k) }, else_branch = e () => (float[2,3,4,4] q) { q = Conv(x, W) }>"
+    )
     model = build("float[2,4,5,5] x, bool flag", text, "float[2,3,4,4] y", W=W, y_k=(3, 1, 1))
     result = fold(model)
     assert count(result.model, "BatchNormalization") == 0

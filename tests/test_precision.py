@@ -46,7 +46,12 @@ def ulp(exact: object, data_type: int) -> object:
 def parameters(seed: int, data_type: int, tag: str = "") -> dict[str, Array]:
     random = np.random.default_rng(seed)
     drawn = {"W": random.standard_normal((O, I, 1, 1)), "c": random.standard_normal(O)} if not tag else {}
-    drawn |= {"g": random.standard_normal(O), "b": random.standard_normal(O), "m": random.standard_normal(O), "v": random.random(O) * 3 + 0.01}
+    drawn |= {
+        "g": random.standard_normal(O),
+        "b": random.standard_normal(O),
+        "m": random.standard_normal(O),
+        "v": random.random(O) * 3 + 0.01,
+    }
     return {name + tag: values for name, values in drawn.items()}
 
 
@@ -69,7 +74,9 @@ def _digits() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_and_biases(name: str, seed: int) -> None:
     data_type, limit = TYPES[name]
-    model = conv_model(data_type, parameters(seed, data_type), [helper.make_node("Conv", ["x", "W", "c"], ["t"]), norm("", "t", "y")])
+    model = conv_model(
+        data_type, parameters(seed, data_type), [helper.make_node("Conv", ["x", "W", "c"], ["t"]), norm("", "t", "y")]
+    )
     before, after = values_of(model), values_of(fold(model).model)
     for channel in range(O):
         scale, shift = exact_affine(before, "", channel)
@@ -84,7 +91,12 @@ def test_weights_and_biases(name: str, seed: int) -> None:
 
 
 def chain_nodes() -> list[object]:
-    middle = [norm("1", "t", "u"), helper.make_node("Mul", ["u", "k"], ["w"]), norm("2", "w", "z"), helper.make_node("Add", ["z", "l"], ["y"])]
+    middle = [
+        norm("1", "t", "u"),
+        helper.make_node("Mul", ["u", "k"], ["w"]),
+        norm("2", "w", "z"),
+        helper.make_node("Add", ["z", "l"], ["y"]),
+    ]
     return [helper.make_node("Conv", ["x", "W", "c"], ["t"]), *middle]
 
 
@@ -103,7 +115,12 @@ def test_a_chain_rounds_once(name: str) -> None:
     for channel in range(O):
         (s1, _), (s2, _) = (exact_affine(before, tag, channel) for tag in "12")
         for index in range(I):
-            exact = mpmath.mpf(float(before["W"][channel, index, 0, 0])) * s1 * mpmath.mpf(float(before["k"][channel, 0, 0])) * s2
+            exact = (
+                mpmath.mpf(float(before["W"][channel, index, 0, 0]))
+                * s1
+                * mpmath.mpf(float(before["k"][channel, 0, 0]))
+                * s2
+            )
             assert abs(mpmath.mpf(float(after["W"][channel, index, 0, 0])) - exact) <= limit * ulp(exact, data_type)
 
 
@@ -111,12 +128,19 @@ def test_a_chain_rounds_once(name: str) -> None:
 def test_a_bias_that_collects_a_shift_over_all_inputs(name: str) -> None:
     data_type, limit = TYPES[name]
     random = np.random.default_rng(9)
-    shift = {"k": random.standard_normal((I, 1, 1)), "W": random.standard_normal((O, I, 1, 1)), "c": random.standard_normal(O)}
+    shift = {
+        "k": random.standard_normal((I, 1, 1)),
+        "W": random.standard_normal((O, I, 1, 1)),
+        "c": random.standard_normal(O),
+    }
     nodes = [helper.make_node("Add", ["x", "k"], ["t"]), helper.make_node("Conv", ["t", "W", "c"], ["y"])]
     model = conv_model(data_type, shift, nodes)
     before, after = values_of(model), values_of(fold(model).model)
     for channel in range(O):
-        terms = [mpmath.mpf(float(w)) * mpmath.mpf(float(k)) for w, k in zip(before["W"][channel].ravel(), before["k"].ravel(), strict=True)]
+        terms = [
+            mpmath.mpf(float(w)) * mpmath.mpf(float(k))
+            for w, k in zip(before["W"][channel].ravel(), before["k"].ravel(), strict=True)
+        ]
         exact = mpmath.mpf(float(before["c"][channel])) + sum(terms)
         slack = sum(abs(t) for t in terms) * mpmath.mpf(2) ** -48
         assert abs(mpmath.mpf(float(after["c"][channel])) - exact) <= limit * ulp(exact, data_type) + slack
@@ -124,7 +148,12 @@ def test_a_bias_that_collects_a_shift_over_all_inputs(name: str) -> None:
 
 def test_half_precision_data_with_single_precision_statistics() -> None:
     data_type, limit = TYPES["float16"]
-    model = conv_model(data_type, parameters(4, data_type), [helper.make_node("Conv", ["x", "W", "c"], ["t"]), norm("", "t", "y")], stats=TensorProto.FLOAT)
+    model = conv_model(
+        data_type,
+        parameters(4, data_type),
+        [helper.make_node("Conv", ["x", "W", "c"], ["t"]), norm("", "t", "y")],
+        stats=TensorProto.FLOAT,
+    )
     before, after = values_of(model), values_of(fold(model).model)
     assert before["v"].dtype == np.float32
     assert after["W"].dtype == after["c"].dtype == np.float16
@@ -138,9 +167,25 @@ def two_convs(gamma: float, *, bias: float = 0.0) -> ModelProto:
     """Two Conv-norm pairs in float16; the first one's norm has this gamma and shift."""
     one, zero = np.ones(O), np.zeros(O)
     square = np.full((O, O, 1, 1), 0.5)
-    stored = {"W": np.full((O, I, 1, 1), 8.0), "V": square, "g1": one * gamma, "b1": one * bias, "m1": zero, "v1": one, "g2": one * 2, "b2": one, "m2": zero, "v2": one}
-    nodes = [helper.make_node("Conv", ["x", "W"], ["t"]), norm("1", "t", "u", 0.0), helper.make_node("Sigmoid", ["u"], ["w"]),
-             helper.make_node("Conv", ["w", "V"], ["z"]), norm("2", "z", "y", 0.0)]
+    stored = {
+        "W": np.full((O, I, 1, 1), 8.0),
+        "V": square,
+        "g1": one * gamma,
+        "b1": one * bias,
+        "m1": zero,
+        "v1": one,
+        "g2": one * 2,
+        "b2": one,
+        "m2": zero,
+        "v2": one,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "W"], ["t"]),
+        norm("1", "t", "u", 0.0),
+        helper.make_node("Sigmoid", ["u"], ["w"]),
+        helper.make_node("Conv", ["w", "V"], ["z"]),
+        norm("2", "z", "y", 0.0),
+    ]
     return conv_model(TensorProto.FLOAT16, stored, nodes)
 
 
@@ -167,11 +212,25 @@ def test_overflow_of_a_bias_add_or_of_a_merged_norm_ends_in_a_refusal() -> None:
 @pytest.mark.parametrize("op", ["Concat", "Add", "MatMul"])
 def test_overflow_of_another_constant_on_the_way_ends_in_a_refusal(op: str) -> None:
     half, one, zero = TensorProto.FLOAT16, np.ones(O), np.zeros(O)
-    stored = {"W": np.full((O, I), 0.25), "k": np.full((1, 1, O), 60000.0), "g": one * 4, "b": zero, "m": zero, "v": one}
+    stored = {
+        "W": np.full((O, I), 0.25),
+        "k": np.full((1, 1, O), 60000.0),
+        "g": one * 4,
+        "b": zero,
+        "m": zero,
+        "v": one,
+    }
     middle = {
-        "Add": [helper.make_node("MatMul", ["x", "W2"], ["p"]), helper.make_node("Relu", ["p"], ["q"]), helper.make_node("Add", ["q", "k"], ["t"])],
+        "Add": [
+            helper.make_node("MatMul", ["x", "W2"], ["p"]),
+            helper.make_node("Relu", ["p"], ["q"]),
+            helper.make_node("Add", ["q", "k"], ["t"]),
+        ],
         "MatMul": [helper.make_node("MatMul", ["x", "W2"], ["p"]), helper.make_node("Add", ["p", "k"], ["t"])],
-        "Concat": [helper.make_node("MatMul", ["x", "W2"], ["p"]), helper.make_node("Concat", ["p", "k"], ["t"], axis=1)],
+        "Concat": [
+            helper.make_node("MatMul", ["x", "W2"], ["p"]),
+            helper.make_node("Concat", ["p", "k"], ["t"], axis=1),
+        ],
     }[op]
     stored["W2"] = stored.pop("W").T
     nodes = [*middle, helper.make_node("Mul", ["t", "s"], ["y"])]

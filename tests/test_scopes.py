@@ -55,7 +55,8 @@ def test_the_same_norm_in_both_branches_goes_into_the_operator_outside() -> None
         assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
 
 
-FUNCTION = '<opset_import: ["": 21], domain: "local"> Block (x, w, g, b, m, v) => (y) {{ c = Conv(x, w)  {norm}  y = Relu(n) }}'
+FUNCTION = """<opset_import: ["": 21], domain: "local">
+Block (x, w, g, b, m, v) => (y) {{ c = Conv(x, w)  {norm}  y = Relu(n) }}"""
 CALL = "h = local.Block(x, W, g, b, m, v)\ny = local.Block(h, V, g, b, m, v)"
 
 

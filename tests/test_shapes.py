@@ -51,9 +51,14 @@ def test_what_is_not_proven(source: tuple[int | str, ...], target: tuple[int | s
 
 
 @pytest.mark.parametrize(("source", "target", "axis", "place", "scale"), PROVABLE)
-def test_what_is_proven(source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int, place: int, scale: list[float]) -> None:
+def test_what_is_proven(
+    source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int, place: int, scale: list[float]
+) -> None:
     names = [n for n in source if isinstance(n, str) and n not in target]
-    shape = [Monomial(1, tuple(sorted(names))) if d == "?" else Monomial(d) if isinstance(d, int) else Monomial(1, (d,)) for d in target]
+    shape = [
+        Monomial(1, tuple(sorted(names))) if d == "?" else Monomial(d) if isinstance(d, int) else Monomial(1, (d,))
+        for d in target
+    ]
     moved = move(monomials(*source), shape, C3.at(axis))
     assert moved is not None
     assert moved.axis == place
@@ -99,8 +104,13 @@ def test_monomials() -> None:
 
 def test_dimensions_come_from_what_is_near() -> None:
     found = scope(
-        build("float[N,4,H,8] x", "c = Conv(x, W)\nr = Relu(c)\nt = Transpose <perm=[0,2,3,1]> (r)\ng = GlobalAveragePool(r)\na = Add(r, k)\ny = Sum(a, g)",
-              "float[p,q,r,s] y", W=(3, 4, 1, 1), k=(3, 1, 1))
+        build(
+            "float[N,4,H,8] x",
+            "c = Conv(x, W)\nr = Relu(c)\nt = Transpose <perm=[0,2,3,1]> (r)\ng = GlobalAveragePool(r)\na = Add(r, k)\ny = Sum(a, g)",
+            "float[p,q,r,s] y",
+            W=(3, 4, 1, 1),
+            k=(3, 1, 1),
+        )
     ).shapes
     assert found.known_dims("c") == (None, 3, None, None)
     assert found.known_dims("g") == (None, 3, 1, 1)

@@ -111,7 +111,7 @@ def after(node: Node) -> Port | Refusal:
         return Refusal("blocked", f"{matmul.label} transposes batches", matmul.label, lasting=True)
     adds = node is matmul and not becomes_gemm(matmul)
     _, kept = _weight_axes(matmul, side)
-    return Port(matmul, -1 if side == 1 else -2, weight.dims[kept], adds=adds)
+    return Port(matmul, -1 if side == 1 else -2, weight.dims[kept], _no_add(matmul) if adds else None, adds)
 
 
 def before(node: Node, position: int) -> Port | Refusal:
@@ -134,9 +134,15 @@ def before(node: Node, position: int) -> Port | Refusal:
     if _batches_transposed(node):
         return Refusal("blocked", f"{node.label} transposes batches", node.label, lasting=True)
     adds = bias_add(node) is None and not becomes_gemm(node)
+    shift = shift or (_no_add(node) if adds else None)
     summed, _ = _weight_axes(node, side)
     flipped = bool(node.integer("transA" if side == 1 else "transB", 0))
     return Port(node, -1 if (side == 1) != flipped else -2, weight.dims[summed], shift, adds)
+
+
+def _no_add(node: Node) -> Refusal | None:
+    """Before opset 7 an Add does not broadcast from the last axis, so none is written."""
+    return Refusal("shift", f"before opset 7 no Add can follow {node.label}", node.label) if node.scope.opset < 7 else None
 
 
 def _weight_axes(node: Node, side: int) -> tuple[int, int]:

@@ -379,7 +379,8 @@ class Judge:
         settled = []
         for output in outputs:
             result = output
-            if proven and output.verdict == DIFFERENT and _small(output):
+            own = self.options.rtol is not None or self.options.atol is not None
+            if proven and not own and output.verdict == DIFFERENT and _small(output):
                 note = "more than the perturbation explains, but every site agrees within rounding"
                 result = replace(output, verdict=EQUAL, note=note)
             if random and result.verdict == DIFFERENT and proven:

@@ -32,6 +32,9 @@ def labels(site: Site, folds: Sequence[Folded]) -> tuple[str, ...]:
     named = [fold.node for fold in folds if fold.node in present or (fold.scope and fold.node in bare)]
     if not named:
         named = [fold.node for fold in folds if site.tensor in fold.tensor]
+    if not named:  # a branch that a fold should have left alone
+        took = {node.label for node in site.folded.nodes}
+        named = [fold.node for fold in folds if took.intersection(fold.into)]
     if named:
         return tuple(dict.fromkeys(named))
     gone = {node.label for node in site.original.nodes} - {node.label for node in site.folded.nodes}

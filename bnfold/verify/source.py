@@ -16,7 +16,7 @@ from bnfold.errors import RuntimeMissingError
 from bnfold.model import Model
 from bnfold.runtime import CPU, Level, Provider, Session, open_reference, open_session
 from bnfold.tensors import tensors
-from bnfold.verify.view import STEERING
+from bnfold.verify.view import STEERING, bodies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,8 +119,7 @@ class Source:
         Raises:
             RuntimeMissingError: onnxruntime cannot run the model.
         """
-        proto, external = self._for_session()
-        _expose(proto, expose, shapes)
+        proto, external = self._for_session(expose, shapes)
         stored = {tensor.name for tensor in proto.graph.initializer}
         made = {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
         replaced = {name: value for name, value in (overrides or {}).items() if name in stored or name in made}
@@ -150,11 +149,14 @@ class Source:
     def _folder(self) -> str | None:
         return None if self.model.path is None else str(Path(self.model.path).absolute().parent)
 
-    def _for_session(self) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    def _for_session(
+        self, expose: Sequence[str], shapes: Sequence[str]
+    ) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
         """A copy of the skeleton that onnxruntime can read, and the values it cannot find in files."""
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
-        _drop_unused(proto)
+        _expose(proto, expose, shapes)
+        _drop_dead(proto)
         if not self.model.blobs:
             return proto, {}
         external: dict[str, NDArray[Any]] = {}
@@ -177,21 +179,34 @@ class Source:
         return proto, external
 
 
-def _drop_unused(proto: onnx.ModelProto) -> None:
-    """Drop initializers that nothing reads: onnxruntime does so too, and then misses their values."""
-    used = {value.name for value in (*proto.graph.output, *proto.graph.input)}
-    stack = [proto.graph]
-    while stack:
-        graph = stack.pop()
-        used.update(value.name for value in graph.output)
-        for node in graph.node:
-            used.update(node.input)
-            for attribute in node.attribute:
-                stack += [attribute.g] if attribute.HasField("g") else []
-                stack += attribute.graphs
-    for index in reversed(range(len(proto.graph.initializer))):
-        if proto.graph.initializer[index].name not in used:
-            del proto.graph.initializer[index]
+def _drop_dead(proto: onnx.ModelProto) -> None:
+    """Drop nodes and initializers that no output depends on: onnxruntime does so too, and then misses their values."""
+    graph = proto.graph
+    live = {value.name for value in graph.output}
+    dead = []
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if live.isdisjoint(node.output):
+            dead.append(index)
+        else:
+            live.update(_read(node))
+    for index in dead:
+        del graph.node[index]
+    unused = {tensor.name for tensor in graph.initializer} - live
+    for entries in (graph.initializer, graph.input):
+        for index in reversed(range(len(entries))):
+            if entries[index].name in unused:
+                del entries[index]
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """Every name that a node or its bodies mention as an input or a body's output."""
+    found = set(node.input)
+    for _, graph in bodies(node):
+        found.update(value.name for value in graph.output)
+        for inner in graph.node:
+            found |= _read(inner)
+    return found
 
 
 def _store_constants(proto: onnx.ModelProto, replaced: dict[str, NDArray[Any]]) -> None:

@@ -9,14 +9,54 @@ X = "float[2,4,5,5] x"
 
 KEPT = [
     kept("shift in front", "shift", X, "n = BN4(x)\ny = ConvTranspose(n, W)", W=(4, 3, 3, 3)),
-    kept("shift in front, 1x1 with stride", "shift", X, "n = BN4(x)\ny = ConvTranspose <strides=[2,2]> (n, W)", W=(4, 3, 1, 1)),
-    kept("shift in front, 1x1 with output padding", "shift", X,
-         "n = BN4(x)\ny = ConvTranspose <strides=[2,2], output_padding=[1,1]> (n, W)", W=(4, 3, 1, 1)),
-    kept("shift in front, 1x1 with output_shape", "shift", X, "n = BN4(x)\ny = ConvTranspose <output_shape=[7,7]> (n, W)", W=(4, 3, 1, 1)),
-    kept("shift in front, 1x1 with auto_pad", "shift", X, 'n = BN4(x)\ny = ConvTranspose <auto_pad="SAME_UPPER"> (n, W)', W=(4, 3, 1, 1)),
-    kept("shift in front, 1x1 with pads", "shift", X, "n = BN4(x)\ny = ConvTranspose <pads=[1,1,1,1]> (n, W)", W=(4, 3, 1, 1)),
-    kept("weight computed", "weight-not-constant", "float[2,4,5,5] x, float[4,3,2,2] W", "c = ConvTranspose(x, W)\ny = BN3(c)"),
-    kept("bias computed", "bias-not-constant", "float[2,4,5,5] x, float[3] b", "c = ConvTranspose(x, W, b)\ny = BN3(c)", W=(4, 3, 2, 2)),
+    kept(
+        "shift in front, 1x1 with stride",
+        "shift",
+        X,
+        "n = BN4(x)\ny = ConvTranspose <strides=[2,2]> (n, W)",
+        W=(4, 3, 1, 1),
+    ),
+    kept(
+        "shift in front, 1x1 with output padding",
+        "shift",
+        X,
+        "n = BN4(x)\ny = ConvTranspose <strides=[2,2], output_padding=[1,1]> (n, W)",
+        W=(4, 3, 1, 1),
+    ),
+    kept(
+        "shift in front, 1x1 with output_shape",
+        "shift",
+        X,
+        "n = BN4(x)\ny = ConvTranspose <output_shape=[7,7]> (n, W)",
+        W=(4, 3, 1, 1),
+    ),
+    kept(
+        "shift in front, 1x1 with auto_pad",
+        "shift",
+        X,
+        'n = BN4(x)\ny = ConvTranspose <auto_pad="SAME_UPPER"> (n, W)',
+        W=(4, 3, 1, 1),
+    ),
+    kept(
+        "shift in front, 1x1 with pads",
+        "shift",
+        X,
+        "n = BN4(x)\ny = ConvTranspose <pads=[1,1,1,1]> (n, W)",
+        W=(4, 3, 1, 1),
+    ),
+    kept(
+        "weight computed",
+        "weight-not-constant",
+        "float[2,4,5,5] x, float[4,3,2,2] W",
+        "c = ConvTranspose(x, W)\ny = BN3(c)",
+    ),
+    kept(
+        "bias computed",
+        "bias-not-constant",
+        "float[2,4,5,5] x, float[3] b",
+        "c = ConvTranspose(x, W, b)\ny = BN3(c)",
+        W=(4, 3, 2, 2),
+    ),
 ]
 
 AFTER = [
@@ -29,17 +69,37 @@ AFTER = [
     case("groups with as many inputs as outputs", X, "c = ConvTranspose <group=2> (x, W)\ny = BN4(c)", W=(4, 2, 2, 2)),
     case("depthwise", X, "c = ConvTranspose <group=4> (x, W)\ny = BN4(c)", W=(4, 1, 3, 3)),
     case("depthwise, two each", X, "c = ConvTranspose <group=4> (x, W)\ny = BN8(c)", W=(4, 2, 3, 3)),
-    case("output_padding", X, "c = ConvTranspose <strides=[3,2], output_padding=[2,1], pads=[1,0,1,0]> (x, W)\ny = BN3(c)", W=(4, 3, 3, 3)),
-    case("output_shape", X, "c = ConvTranspose <strides=[2,2], output_shape=[10,9]> (x, W)\ny = BN3(c)", W=(4, 3, 3, 3)),
-    case("SAME_UPPER", X, 'c = ConvTranspose <strides=[2,2], auto_pad="SAME_UPPER"> (x, W)\ny = BN3(c)', W=(4, 3, 3, 3)),
+    case(
+        "output_padding",
+        X,
+        "c = ConvTranspose <strides=[3,2], output_padding=[2,1], pads=[1,0,1,0]> (x, W)\ny = BN3(c)",
+        W=(4, 3, 3, 3),
+    ),
+    case(
+        "output_shape", X, "c = ConvTranspose <strides=[2,2], output_shape=[10,9]> (x, W)\ny = BN3(c)", W=(4, 3, 3, 3)
+    ),
+    case(
+        "SAME_UPPER", X, 'c = ConvTranspose <strides=[2,2], auto_pad="SAME_UPPER"> (x, W)\ny = BN3(c)', W=(4, 3, 3, 3)
+    ),
     case("dilations", X, "c = ConvTranspose <dilations=[2,1]> (x, W)\ny = BN3(c)", W=(4, 3, 2, 2)),
 ]
 
 BEFORE = [
-    case("scale", X, "n = BNscale4(x)\ny = ConvTranspose <strides=[2,2], pads=[1,1,1,1]> (n, W, b)", W=(4, 3, 3, 3), b=(3,)),
+    case(
+        "scale",
+        X,
+        "n = BNscale4(x)\ny = ConvTranspose <strides=[2,2], pads=[1,1,1,1]> (n, W, b)",
+        W=(4, 3, 3, 3),
+        b=(3,),
+    ),
     case("scale, groups", X, "n = BNscale4(x)\ny = ConvTranspose <group=2> (n, W)", W=(4, 3, 3, 3)),
     case("scale, depthwise", X, "n = BNscale4(x)\ny = ConvTranspose <group=4> (n, W)", W=(4, 2, 3, 3)),
-    case("scale, bias computed", "float[2,4,5,5] x, float[3] b", "n = BNscale4(x)\ny = ConvTranspose(n, W, b)", W=(4, 3, 3, 3)),
+    case(
+        "scale, bias computed",
+        "float[2,4,5,5] x, float[3] b",
+        "n = BNscale4(x)\ny = ConvTranspose(n, W, b)",
+        W=(4, 3, 3, 3),
+    ),
     case("1x1", X, "n = BN4(x)\ny = ConvTranspose(n, W, b)", W=(4, 3, 1, 1), b=(3,)),
     case("1x1, groups", X, "n = BN4(x)\ny = ConvTranspose <group=2> (n, W)", W=(4, 3, 1, 1)),
     case("both sides", X, "n = BN4(x)\nc = ConvTranspose <group=2> (n, W)\ny = BN6(c)", W=(4, 3, 1, 1)),
@@ -62,6 +122,9 @@ def test_before(case: Case) -> None:
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 14, 15, 22])
-@pytest.mark.parametrize("nodes", ["c = ConvTranspose <group=2> (x, W, b)\ny = BN6(c)", "n = BNscale4(x)\ny = ConvTranspose <group=2> (n, W, b)"])
+@pytest.mark.parametrize(
+    "nodes",
+    ["c = ConvTranspose <group=2> (x, W, b)\ny = BN6(c)", "n = BNscale4(x)\ny = ConvTranspose <group=2> (n, W, b)"],
+)
 def test_every_opset(opset: int, nodes: str) -> None:
     folds(build(X, nodes, opset=opset, ir=8, W=(4, 3, 2, 2), b=(6,)))

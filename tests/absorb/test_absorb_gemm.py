@@ -13,11 +13,28 @@ SQUARE = "float[4,4] x"
 KEPT = [
     kept("weight computed", "weight-not-constant", "float[3,4] x, float[4,5] B", f"c = Gemm(x, B)\n{S}"),
     kept("addend computed", "bias-not-constant", "float[3,4] x, float[5] C", f"c = Gemm(x, B, C)\n{S}", B=(4, 5)),
-    kept("addend computed, shift in front", "bias-not-constant", "float[3,4] x, float[5] C", f"{A}y = Gemm(n, B, C)", B=(4, 5)),
+    kept(
+        "addend computed, shift in front",
+        "bias-not-constant",
+        "float[3,4] x, float[5] C",
+        f"{A}y = Gemm(n, B, C)",
+        B=(4, 5),
+    ),
     kept("transposed square: rows, not columns", "axis", SQUARE, "n = BN4(x)\ny = Gemm <transA=1> (n, B)", B=(4, 5)),
     kept("constant is the left factor", "weight-not-constant", "float[4,3] x", "c = Gemm(W, x)\ny = BN3(c)", W=(5, 4)),
-    kept("norm of the addend", "weight-not-constant", "float[3,4] x, float[3,5] d", "C = BN5(d)\ny = Gemm(x, B, C)", B=(4, 5)),
-    kept("norm of the weight", "weight-not-constant", "float[3,4] x, float[5,4] d", "B = BN4(d)\ny = Gemm <transB=1> (x, B)"),
+    kept(
+        "norm of the addend",
+        "weight-not-constant",
+        "float[3,4] x, float[3,5] d",
+        "C = BN5(d)\ny = Gemm(x, B, C)",
+        B=(4, 5),
+    ),
+    kept(
+        "norm of the weight",
+        "weight-not-constant",
+        "float[3,4] x, float[5,4] d",
+        "B = BN4(d)\ny = Gemm <transB=1> (x, B)",
+    ),
 ]
 
 ADDENDS: dict[str, object] = {
@@ -29,7 +46,14 @@ ADDENDS: dict[str, object] = {
     "column": (3, 1),
     "full": (3, 5),
 }
-ATTRIBUTES = ["", "<transA=1>", "<transB=1>", "<alpha=0.5>", "<beta=2.0>", "<transA=1, transB=1, alpha=-2.0, beta=0.25>"]
+ATTRIBUTES = [
+    "",
+    "<transA=1>",
+    "<transB=1>",
+    "<alpha=0.5>",
+    "<beta=2.0>",
+    "<transA=1, transB=1, alpha=-2.0, beta=0.25>",
+]
 
 
 @pytest.mark.parametrize("case", KEPT)
@@ -59,7 +83,14 @@ def test_before(attributes: str, addend: str) -> None:
 
 
 CASES = [
-    case("transA in front, along the summed axis", "float[4,3] x", "m = Mul(x, k)\na = Add(m, l)\ny = Gemm <transA=1> (a, B)", B=(4, 5), k=(4, 1), l=(4, 1)),
+    case(
+        "transA in front, along the summed axis",
+        "float[4,3] x",
+        "m = Mul(x, k)\na = Add(m, l)\ny = Gemm <transA=1> (a, B)",
+        B=(4, 5),
+        k=(4, 1),
+        l=(4, 1),
+    ),
     case("both sides", X, f"{A}c = Gemm <alpha=0.5, beta=2.0> (n, B, C)\n{S}", B=(4, 5), C=(3, 1)),
     case("beta 0 with an addend", X, f"c = Gemm <beta=0.0> (x, B, C)\n{S}", B=(4, 5), C=(5,)),
     case("beta 0 with a computed addend", "float[3,4] x, float[5] C", f"c = Gemm <beta=0.0> (x, B, C)\n{S}", B=(4, 5)),
@@ -70,7 +101,12 @@ CASES = [
     case("square", SQUARE, "c = Gemm(x, B)\ny = BN4(c)", B=(4, 4)),
     case("dynamic batch", "float[N,4] x", f"c = Gemm(x, B, C)\n{S}", B=(4, 5), C=(5,)),
     case("Flatten in between", "float[2,3,2,2] x", "n = BN3(x)\nf = Flatten(n)\ny = Gemm(f, B, C)", B=(12, 5), C=(5,)),
-    case("pool, Flatten", "float[2,3,4,4] x", "n = BN3(x)\ng = GlobalAveragePool(n)\nf = Flatten(g)\ny = Gemm(f, B)", B=(3, 5)),
+    case(
+        "pool, Flatten",
+        "float[2,3,4,4] x",
+        "n = BN3(x)\ng = GlobalAveragePool(n)\nf = Flatten(g)\ny = Gemm(f, B)",
+        B=(3, 5),
+    ),
 ]
 
 

@@ -7,47 +7,167 @@ from helpers import Case, build, case, folds, kept
 
 KEPT = [
     kept("both computed", "shift", "float[3,4] x, float[4,5] w", "c = MatMul(x, w)\ny = BN5(c)"),
-    kept("norm along the summed axis of another operand", "axis", "float[2,5,4] x", "n = BN5(x)\ny = MatMul(n, W)", W=(4, 3)),
+    kept(
+        "norm along the summed axis of another operand",
+        "axis",
+        "float[2,5,4] x",
+        "n = BN5(x)\ny = MatMul(n, W)",
+        W=(4, 3),
+    ),
     kept("channels are not the columns", "axis", "float[2,5,4] x", "c = MatMul(x, W)\ny = BN5(c)", W=(4, 3)),
     kept("square, channels are not the columns", "axis", "float[3,3,3] x", "c = MatMul(x, W)\ny = BN3(c)", W=(3, 3)),
     kept("constant left, square", "axis", "float[3,3] x", "c = MatMul(W, x)\ny = BN3(c)", W=(3, 3)),
     kept("a vector of weights", "shift", "float[3,4,5] x", "c = MatMul(x, W)\ny = BN4(c)", W=(5,)),
-    kept("shift in front of a stack of matrices", "shift", "float[2,3,4] x", "n = BN3(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)", W=(2, 3, 5)),
+    kept(
+        "shift in front of a stack of matrices",
+        "shift",
+        "float[2,3,4] x",
+        "n = BN3(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)",
+        W=(2, 3, 5),
+    ),
 ]
 
 AFTER = [
-    case("rank 2 becomes Gemm", "float[3,4] x", "c = MatMul(x, W)\ny = BN5(c)", W=(4, 5), holds={"Gemm": 1, "MatMul": 0}),
+    case(
+        "rank 2 becomes Gemm", "float[3,4] x", "c = MatMul(x, W)\ny = BN5(c)", W=(4, 5), holds={"Gemm": 1, "MatMul": 0}
+    ),
     case("rank 2, no shift", "float[3,4] x", "c = MatMul(x, W)\ny = BNscale5(c)", W=(4, 5), holds={"MatMul": 1}),
-    case("rank 2 with Add", "float[3,4] x", "c = MatMul(x, W)\na = Add(c, b)\ny = BN5(a)", W=(4, 5), b=(5,), holds={"Gemm": 1}),
-    case("rank 2 with Add on the left", "float[3,4] x", "c = MatMul(x, W)\na = Add(b, c)\ny = BN5(a)", W=(4, 5), b=(1, 5), holds={"Gemm": 1}),
-    case("rank 3 with Add", "float[2,5,4] x", "c = MatMul(x, W)\na = Add(c, b)\nt = Transpose <perm=[0,2,1]> (a)\ny = BN3(t)",
-         W=(4, 3), b=(3,), affines=1),
-    case("rank 3 without Add", "float[2,5,4] x", "c = MatMul(x, W)\nt = Transpose <perm=[0,2,1]> (c)\ny = BN3(t)", W=(4, 3), affines=1),
-    case("rank 3, no shift", "float[2,5,4] x", "c = MatMul(x, W)\nt = Transpose <perm=[0,2,1]> (c)\ny = BNscale3(t)", W=(4, 3)),
-    case("rank 4", "float[2,2,5,4] x", "c = MatMul(x, W)\nt = Transpose <perm=[0,3,1,2]> (c)\ny = BN3(t)", W=(4, 3), affines=1),
-    case("a stack of matrices", "float[2,5,4] x", "c = MatMul(x, W)\na = Add(c, b)\nt = Transpose <perm=[0,2,1]> (a)\ny = BN3(t)",
-         W=(2, 4, 3), b=(1, 1, 3), affines=1),
+    case(
+        "rank 2 with Add",
+        "float[3,4] x",
+        "c = MatMul(x, W)\na = Add(c, b)\ny = BN5(a)",
+        W=(4, 5),
+        b=(5,),
+        holds={"Gemm": 1},
+    ),
+    case(
+        "rank 2 with Add on the left",
+        "float[3,4] x",
+        "c = MatMul(x, W)\na = Add(b, c)\ny = BN5(a)",
+        W=(4, 5),
+        b=(1, 5),
+        holds={"Gemm": 1},
+    ),
+    case(
+        "rank 3 with Add",
+        "float[2,5,4] x",
+        "c = MatMul(x, W)\na = Add(c, b)\nt = Transpose <perm=[0,2,1]> (a)\ny = BN3(t)",
+        W=(4, 3),
+        b=(3,),
+        affines=1,
+    ),
+    case(
+        "rank 3 without Add",
+        "float[2,5,4] x",
+        "c = MatMul(x, W)\nt = Transpose <perm=[0,2,1]> (c)\ny = BN3(t)",
+        W=(4, 3),
+        affines=1,
+    ),
+    case(
+        "rank 3, no shift",
+        "float[2,5,4] x",
+        "c = MatMul(x, W)\nt = Transpose <perm=[0,2,1]> (c)\ny = BNscale3(t)",
+        W=(4, 3),
+    ),
+    case(
+        "rank 4",
+        "float[2,2,5,4] x",
+        "c = MatMul(x, W)\nt = Transpose <perm=[0,3,1,2]> (c)\ny = BN3(t)",
+        W=(4, 3),
+        affines=1,
+    ),
+    case(
+        "a stack of matrices",
+        "float[2,5,4] x",
+        "c = MatMul(x, W)\na = Add(c, b)\nt = Transpose <perm=[0,2,1]> (a)\ny = BN3(t)",
+        W=(2, 4, 3),
+        b=(1, 1, 3),
+        affines=1,
+    ),
     case("constant left", "float[2,4,6] x", "c = MatMul(W, x)\ny = BN5(c)", W=(5, 4), affines=1),
-    case("constant left with Add", "float[2,4,6] x", "c = MatMul(W, x)\na = Add(c, b)\ny = BN5(a)", W=(5, 4), b=(5, 1), affines=1),
-    case("constant left, rank 4", "float[2,3,4,6] x", "c = MatMul(W, x)\nt = Transpose <perm=[0,2,1,3]> (c)\ny = BN5(t)", W=(5, 4), affines=1),
-    case("constant left, rank 2, Transpose", "float[4,6] x", "c = MatMul(W, x)\nt = Transpose(c)\ny = BN5(t)", W=(5, 4), holds={"Gemm": 1}),
-    case("dynamic", "float[N,T,4] x", "c = MatMul(x, F)\na = Add(c, b)\nt = Transpose <perm=[0,2,1]> (a)\ny = BN3(t)",
-         F=(4, 3), b=(3,), affines=1),
-    case("LeViT: Reshape keeps the columns", "float[2,5,4] x", "c = MatMul(x, W)\nr = Reshape(c, s)\nn = BN3(r)\ny = Reshape(n, u)",
-         W=(4, 3), s=[10, 3], u=[2, 5, 3], affines=1),
+    case(
+        "constant left with Add",
+        "float[2,4,6] x",
+        "c = MatMul(W, x)\na = Add(c, b)\ny = BN5(a)",
+        W=(5, 4),
+        b=(5, 1),
+        affines=1,
+    ),
+    case(
+        "constant left, rank 4",
+        "float[2,3,4,6] x",
+        "c = MatMul(W, x)\nt = Transpose <perm=[0,2,1,3]> (c)\ny = BN5(t)",
+        W=(5, 4),
+        affines=1,
+    ),
+    case(
+        "constant left, rank 2, Transpose",
+        "float[4,6] x",
+        "c = MatMul(W, x)\nt = Transpose(c)\ny = BN5(t)",
+        W=(5, 4),
+        holds={"Gemm": 1},
+    ),
+    case(
+        "dynamic",
+        "float[N,T,4] x",
+        "c = MatMul(x, F)\na = Add(c, b)\nt = Transpose <perm=[0,2,1]> (a)\ny = BN3(t)",
+        F=(4, 3),
+        b=(3,),
+        affines=1,
+    ),
+    case(
+        "LeViT: Reshape keeps the columns",
+        "float[2,5,4] x",
+        "c = MatMul(x, W)\nr = Reshape(c, s)\nn = BN3(r)\ny = Reshape(n, u)",
+        W=(4, 3),
+        s=[10, 3],
+        u=[2, 5, 3],
+        affines=1,
+    ),
 ]
 
 BEFORE = [
     case("rank 2", "float[3,4] x", "n = BN4(x)\ny = MatMul(n, W)", W=(4, 5), holds={"Gemm": 1}),
     case("rank 2, no shift", "float[3,4] x", "n = BNscale4(x)\ny = MatMul(n, W)", W=(4, 5), holds={"MatMul": 1}),
     case("rank 2 with Add", "float[3,4] x", "n = BN4(x)\nc = MatMul(n, W)\ny = Add(c, b)", W=(4, 5), b=(5,)),
-    case("rank 3", "float[2,4,5] x", "n = BN4(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)", W=(4, 3), affines=1),
-    case("rank 3 with Add", "float[2,4,5] x", "n = BN4(x)\nt = Transpose <perm=[0,2,1]> (n)\nc = MatMul(t, W)\ny = Add(c, b)",
-         W=(4, 3), b=(3,), affines=1),
+    case(
+        "rank 3",
+        "float[2,4,5] x",
+        "n = BN4(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)",
+        W=(4, 3),
+        affines=1,
+    ),
+    case(
+        "rank 3 with Add",
+        "float[2,4,5] x",
+        "n = BN4(x)\nt = Transpose <perm=[0,2,1]> (n)\nc = MatMul(t, W)\ny = Add(c, b)",
+        W=(4, 3),
+        b=(3,),
+        affines=1,
+    ),
     case("constant left", "float[2,4,6] x", "n = BN4(x)\ny = MatMul(W, n)", W=(5, 4), affines=1),
-    case("constant left with Add", "float[2,4,6] x", "n = BN4(x)\nc = MatMul(W, n)\ny = Add(b, c)", W=(5, 4), b=(1, 5, 1), affines=1),
-    case("a stack of matrices, no shift", "float[2,3,4] x", "n = BNscale3(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)", W=(2, 3, 5)),
-    case("both sides", "float[3,4] x", "n = BN4(x)\nc = MatMul(n, W)\na = Add(c, b)\ny = BN5(a)", W=(4, 5), b=(5,), holds={"Gemm": 1}),
+    case(
+        "constant left with Add",
+        "float[2,4,6] x",
+        "n = BN4(x)\nc = MatMul(W, n)\ny = Add(b, c)",
+        W=(5, 4),
+        b=(1, 5, 1),
+        affines=1,
+    ),
+    case(
+        "a stack of matrices, no shift",
+        "float[2,3,4] x",
+        "n = BNscale3(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)",
+        W=(2, 3, 5),
+    ),
+    case(
+        "both sides",
+        "float[3,4] x",
+        "n = BN4(x)\nc = MatMul(n, W)\na = Add(c, b)\ny = BN5(a)",
+        W=(4, 5),
+        b=(5,),
+        holds={"Gemm": 1},
+    ),
 ]
 
 
@@ -67,6 +187,8 @@ def test_before(case: Case) -> None:
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 15, 23])
-@pytest.mark.parametrize("nodes", ["c = MatMul(x, W)\na = Add(c, b)\ny = BN5(a)", "n = BN4(x)\nc = MatMul(n, W)\ny = Add(c, b)"])
+@pytest.mark.parametrize(
+    "nodes", ["c = MatMul(x, W)\na = Add(c, b)\ny = BN5(a)", "n = BN4(x)\nc = MatMul(n, W)\ny = Add(c, b)"]
+)
 def test_every_opset(opset: int, nodes: str) -> None:
     folds(build("float[3,4] x", nodes, opset=opset, ir=8, W=(4, 5), b=(5,)))

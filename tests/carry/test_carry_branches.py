@@ -12,14 +12,45 @@ TWO = "a = Conv(x, W)\nb = Conv(x, V)\n"
 WV = {"W": W, "V": W}
 
 KEPT = [
-    kept("residual from an input", "no-producer", "float[2,4,4,4] x, float[2,3,4,4] z", "a = Conv(x, W)\ns = Add(a, z)\ny = BN3(s)", W=W),
-    kept("residual from a tensor that is read again", "shared-output", X, TWO + "s = Add(a, b)\nn = BN3(s)\ny = Mul(n, a)", **WV),
+    kept(
+        "residual from an input",
+        "no-producer",
+        "float[2,4,4,4] x, float[2,3,4,4] z",
+        "a = Conv(x, W)\ns = Add(a, z)\ny = BN3(s)",
+        W=W,
+    ),
+    kept(
+        "residual from a tensor that is read again",
+        "shared-output",
+        X,
+        TWO + "s = Add(a, b)\nn = BN3(s)\ny = Mul(n, a)",
+        **WV,
+    ),
     kept("product: shift", "shift", X, TWO + "s = Mul(a, b)\ny = BN3(s)", **WV),
-    kept("divisor only", "no-producer", "float[2,4,4,4] x, float[2,3,4,4] z", "b = Conv(x, V)\ns = Div(z, b)\ny = BNscale3(s)", V=W),
+    kept(
+        "divisor only",
+        "no-producer",
+        "float[2,4,4,4] x, float[2,3,4,4] z",
+        "b = Conv(x, V)\ns = Div(z, b)\ny = BNscale3(s)",
+        V=W,
+    ),
     kept("Max: negative scale", "sign", X, TWO + "s = Max(a, b)\ny = BN3(s)", **WV),
     kept("Mean", "blocked", X, TWO + "s = Mean(a, b)\ny = BN3(s)", **WV),
-    kept("sum in front: scale", "no-producer", "float[2,4,4,4] x, float[2,4,4,4] z", "n = BN4(x)\ns = Add(n, z)\ny = Conv(s, W)", W=W),
-    kept("a branch of one channel that is stretched", "broadcast", X, "a = Conv(x, W)\nb = Conv(x, V)\ns = Add(a, b)\ny = BN3(s)", W=W, V=(1, 4, 1, 1)),
+    kept(
+        "sum in front: scale",
+        "no-producer",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "n = BN4(x)\ns = Add(n, z)\ny = Conv(s, W)",
+        W=W,
+    ),
+    kept(
+        "a branch of one channel that is stretched",
+        "broadcast",
+        X,
+        "a = Conv(x, W)\nb = Conv(x, V)\ns = Add(a, b)\ny = BN3(s)",
+        W=W,
+        V=(1, 4, 1, 1),
+    ),
 ]
 
 FOLDS = [
@@ -27,21 +58,73 @@ FOLDS = [
     *[case(f"{op}, towards producers", X, TWO + f"s = {op}(a, b)\ny = BNpos3(s)", **WV) for op in ("Max", "Min")],
     case("Sum of three", X, TWO + "c = Conv(x, U)\ns = Sum(a, b, c)\ny = BN3(s)", **WV, U=W),
     case("RepVGG", X, "a = Conv(x, W)\nm = BN3(a)\nb = Conv(x, V)\nn = BN3(b)\ns = Add(m, n)\ny = Relu(s)", **WV),
-    case("norm behind a sum of norms", X, "a = Conv(x, W)\nm = BN3(a)\nb = Conv(x, V)\nn = BN3(b)\ns = Add(m, n)\ny = BN3(s)", **WV),
-    case("shift on the branch that can take it", X, "a = Conv(x, W)\nr = Relu(a)\nb = Conv(x, V)\ns = Add(r, b)\ny = BNpos3(s)", **WV),
-    case("shift on the other branch", X, "a = Conv(x, W)\nr = Relu(a)\nb = Conv(x, V)\ns = Sub(b, r)\ny = BNpos3(s)", **WV),
+    case(
+        "norm behind a sum of norms",
+        X,
+        "a = Conv(x, W)\nm = BN3(a)\nb = Conv(x, V)\nn = BN3(b)\ns = Add(m, n)\ny = BN3(s)",
+        **WV,
+    ),
+    case(
+        "shift on the branch that can take it",
+        X,
+        "a = Conv(x, W)\nr = Relu(a)\nb = Conv(x, V)\ns = Add(r, b)\ny = BNpos3(s)",
+        **WV,
+    ),
+    case(
+        "shift on the other branch",
+        X,
+        "a = Conv(x, W)\nr = Relu(a)\nb = Conv(x, V)\ns = Sub(b, r)\ny = BNpos3(s)",
+        **WV,
+    ),
     case("a constant branch", X, "a = Conv(x, W)\ns = Add(a, k)\ny = BN3(s)", W=W, k=(1, 3, 4, 4), affines=1),
-    case("a constant branch that has to grow", X, "a = Conv(x, W)\ns = Add(k, a)\ny = BN3(s)", W=W, k=(4, 4), affines=1),
+    case(
+        "a constant branch that has to grow", X, "a = Conv(x, W)\ns = Add(k, a)\ny = BN3(s)", W=W, k=(4, 4), affines=1
+    ),
     case("Max with a constant", X, "a = Conv(x, W)\ns = Max(a, k)\ny = BNpos3(s)", W=W, k=np.float32(1)),
-    case("gate, scale on one side", X, "a = Conv(x, W)\nb = Conv(x, V)\ng = Floor(b)\ns = Mul(a, g)\ny = BNscale3(s)", **WV),
-    case("gate, scale on the other side", X, "a = Conv(x, W)\nb = Conv(x, V)\ng = Floor(b)\ns = Mul(g, a)\ny = BNscale3(s)", **WV),
-    case("Div, scale on the dividend", "float[2,4,4,4] x, float[2,3,4,4] z", "a = Conv(x, W)\nb = Exp(z)\ns = Div(a, b)\ny = BNscale3(s)", W=W),
-    case("shift through a sum towards consumers", "float[2,4,4,4] x, float[2,4,4,4] z", "n = BNshift4(x)\ns = Add(n, z)\ny = Conv(s, W)", W=W),
-    case("shift through a difference", "float[2,4,4,4] x, float[2,4,4,4] z", "n = BNshift4(x)\ns = Sub(z, n)\ny = Conv(s, W)", W=W),
+    case(
+        "gate, scale on one side",
+        X,
+        "a = Conv(x, W)\nb = Conv(x, V)\ng = Floor(b)\ns = Mul(a, g)\ny = BNscale3(s)",
+        **WV,
+    ),
+    case(
+        "gate, scale on the other side",
+        X,
+        "a = Conv(x, W)\nb = Conv(x, V)\ng = Floor(b)\ns = Mul(g, a)\ny = BNscale3(s)",
+        **WV,
+    ),
+    case(
+        "Div, scale on the dividend",
+        "float[2,4,4,4] x, float[2,3,4,4] z",
+        "a = Conv(x, W)\nb = Exp(z)\ns = Div(a, b)\ny = BNscale3(s)",
+        W=W,
+    ),
+    case(
+        "shift through a sum towards consumers",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "n = BNshift4(x)\ns = Add(n, z)\ny = Conv(s, W)",
+        W=W,
+    ),
+    case(
+        "shift through a difference",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "n = BNshift4(x)\ns = Sub(z, n)\ny = Conv(s, W)",
+        W=W,
+    ),
     case("shift of both sides of a sum", X, "n = BNshift4(x)\ns = Add(n, n)\ny = Conv(s, W)", W=W),
-    case("scale through a product towards consumers", "float[2,4,4,4] x, float[2,4,4,4] z", "n = BNscale4(x)\ns = Mul(z, n)\ny = Conv(s, W)", W=W),
+    case(
+        "scale through a product towards consumers",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "n = BNscale4(x)\ns = Mul(z, n)\ny = Conv(s, W)",
+        W=W,
+    ),
     case("scale of both sides of a product", X, "n = BNscale4(x)\ns = Mul(n, n)\ny = Conv(s, W)", W=W),
-    case("computed matrices: columns", "float[2,3,4] x, float[2,4,4] z", "a = MatMul(z, U)\ns = MatMul(x, a)\nt = Transpose <perm=[0,2,1]> (s)\ny = BNscale5(t)", U=(4, 5)),
+    case(
+        "computed matrices: columns",
+        "float[2,3,4] x, float[2,4,4] z",
+        "a = MatMul(z, U)\ns = MatMul(x, a)\nt = Transpose <perm=[0,2,1]> (s)\ny = BNscale5(t)",
+        U=(4, 5),
+    ),
 ]
 
 

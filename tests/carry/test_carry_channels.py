@@ -12,17 +12,76 @@ V = (5, 4, 1, 1)
 TWO = "a = Conv(x, W)\nb = Conv(x, V)\n"
 
 KEPT = [
-    kept("Concat with a computed part", "no-producer", "float[2,4,4,4] x, float[2,4,4,4] z", "a = Conv(x, W)\nc = Concat <axis=1> (a, z)\ny = BN7(c)", W=W),
-    kept("Concat of one tensor twice", "shared-output", X, "a = Conv(x, W)\nc = Concat <axis=1> (a, a)\ny = BN6(c)", W=W),
-    kept("Concat, sizes not known", "shape-unknown", "float[2,P,4,4] x, float[2,Q,4,4] z", "c = Concat <axis=1> (x, z)\ny = BN6(c)", outputs="float[2,6,4,4] y"),
-    kept("Concat in front along another axis", "axis", "float[2,4,4,4] x, float[2,4,4,4] z", "n = BN4(x)\nc = Concat <axis=2> (n, z)\ny = Conv(c, W)", W=W),
-    kept("Split along another axis, other part read", "axis", X, "c = Conv(x, W)\na, b = Split <axis=2, num_outputs=2> (c)\nn = BN3(a)\ny = Add(n, b)", W=W),
-    kept("Slice with computed bounds", "shape-unknown", "float[2,4,4,4] x, int64[1] e", "c = Conv(x, W)\ns = Slice(c, z, e, o)\ny = BN2(s)",
-         outputs="float[2,2,4,4] y", W=W, z=[0], o=[1]),
-    kept("Gather shows a channel twice", "axis", X, "c = Conv(x, W)\ng = Gather <axis=1> (c, i)\ny = BN3(g)", W=W, i=[0, 1, 1]),
-    kept("Gather by computed indices", "axis", "float[2,4,4,4] x, int64[3] i", "c = Conv(x, W)\ng = Gather <axis=1> (c, i)\ny = BN3(g)", W=W),
-    kept("SpaceToDepth weaves channels that differ", "axis", X, "c = Conv(x, W)\ns = SpaceToDepth <blocksize=2> (c)\ny = BN12(s)", W=W),
-    kept("DepthToSpace in front, channels that differ", "axis", X, "n = BN4(x)\ns = DepthToSpace <blocksize=2> (n)\ny = Conv(s, W)", W=(3, 1, 1, 1)),
+    kept(
+        "Concat with a computed part",
+        "no-producer",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "a = Conv(x, W)\nc = Concat <axis=1> (a, z)\ny = BN7(c)",
+        W=W,
+    ),
+    kept(
+        "Concat of one tensor twice", "shared-output", X, "a = Conv(x, W)\nc = Concat <axis=1> (a, a)\ny = BN6(c)", W=W
+    ),
+    kept(
+        "Concat, sizes not known",
+        "shape-unknown",
+        "float[2,P,4,4] x, float[2,Q,4,4] z",
+        "c = Concat <axis=1> (x, z)\ny = BN6(c)",
+        outputs="float[2,6,4,4] y",
+    ),
+    kept(
+        "Concat in front along another axis",
+        "axis",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "n = BN4(x)\nc = Concat <axis=2> (n, z)\ny = Conv(c, W)",
+        W=W,
+    ),
+    kept(
+        "Split along another axis, other part read",
+        "axis",
+        X,
+        "c = Conv(x, W)\na, b = Split <axis=2, num_outputs=2> (c)\nn = BN3(a)\ny = Add(n, b)",
+        W=W,
+    ),
+    kept(
+        "Slice with computed bounds",
+        "shape-unknown",
+        "float[2,4,4,4] x, int64[1] e",
+        "c = Conv(x, W)\ns = Slice(c, z, e, o)\ny = BN2(s)",
+        outputs="float[2,2,4,4] y",
+        W=W,
+        z=[0],
+        o=[1],
+    ),
+    kept(
+        "Gather shows a channel twice",
+        "axis",
+        X,
+        "c = Conv(x, W)\ng = Gather <axis=1> (c, i)\ny = BN3(g)",
+        W=W,
+        i=[0, 1, 1],
+    ),
+    kept(
+        "Gather by computed indices",
+        "axis",
+        "float[2,4,4,4] x, int64[3] i",
+        "c = Conv(x, W)\ng = Gather <axis=1> (c, i)\ny = BN3(g)",
+        W=W,
+    ),
+    kept(
+        "SpaceToDepth weaves channels that differ",
+        "axis",
+        X,
+        "c = Conv(x, W)\ns = SpaceToDepth <blocksize=2> (c)\ny = BN12(s)",
+        W=W,
+    ),
+    kept(
+        "DepthToSpace in front, channels that differ",
+        "axis",
+        X,
+        "n = BN4(x)\ns = DepthToSpace <blocksize=2> (n)\ny = Conv(s, W)",
+        W=(3, 1, 1, 1),
+    ),
 ]
 
 FOLDS = [
@@ -30,30 +89,131 @@ FOLDS = [
     case("Concat on the channels, negative axis", X, TWO + "c = Concat <axis=-3> (a, b)\ny = BN8(c)", W=W, V=V),
     case("Concat elsewhere", X, "a = Conv(x, W)\nb = Conv(x, U)\nc = Concat <axis=2> (a, b)\ny = BN3(c)", W=W, U=W),
     case("Concat with a constant", X, "a = Conv(x, W)\nc = Concat <axis=1> (k, a)\ny = BN5(c)", W=W, k=(2, 2, 4, 4)),
-    case("Concat of Concat", X, TWO + "c = Concat <axis=1> (a, b)\nd = Conv(x, U)\ne = Concat <axis=1> (c, d)\ny = BN11(e)", W=W, V=V, U=W),
-    case("Concat, norms in front of and behind it", X, "a = Conv(x, W)\nn = BN3(a)\nb = Conv(x, V)\nc = Concat <axis=1> (n, b)\ny = BN8(c)", W=W, V=V),
-    case("Concat in front", "float[2,4,4,4] x, float[2,2,4,4] z", "n = BN4(x)\nc = Concat <axis=1> (z, n)\ny = Conv(c, U)", U=(3, 6, 1, 1)),
-    case("Concat of norms in front", "float[2,4,4,4] x, float[2,2,4,4] z", "n = BN4(x)\nm = BN2(z)\nc = Concat <axis=1> (m, n)\ny = Conv(c, U)", U=(3, 6, 1, 1)),
-    case("Concat through a pool", X, "a = Conv(x, W)\np = MaxPool <kernel_shape=[2,2]> (a)\nb = Conv(x, U)\nq = AveragePool <kernel_shape=[2,2]> (b)\n"
-         "c = Concat <axis=1> (p, q)\ny = BNpos6(c)", W=W, U=W),
-    case("Split", X, "c = Conv(x, V)\na, b = Split <axis=1> (c, s)\nn = BN2(a)\nm = BN3(b)\nd = Relu(n)\ne = Relu(m)\ny = Concat <axis=1> (d, e)", V=V, s=[2, 3]),
-    case("Split, one part", X, "c = Conv(x, V)\na, b = Split <axis=1> (c, s)\nn = BN2(a)\ny = Concat <axis=1> (n, b)", V=V, s=[2, 3]),
-    case("Split into equal parts", X, "c = Conv(x, U)\na, b = Split <axis=1, num_outputs=2> (c)\nn = BN2(a)\ny = Mul(n, b)", U=(4, 4, 1, 1)),
-    case("Split into unequal parts", X, "c = Conv(x, V)\na, b = Split <axis=1, num_outputs=2> (c)\nn = BN3(a)\nm = BN2(b)\ny = Concat <axis=1> (n, m)", V=V),
-    case("Split in front", X, "n = BN4(x)\na, b = Split <axis=1, num_outputs=2> (n)\nc = Conv(a, W)\nd = Conv(b, U)\ny = Add(c, d)", W=(3, 2, 1, 1), U=(3, 2, 1, 1)),
-    case("Split elsewhere in front", X, "n = BN4(x)\na, b = Split <axis=2, num_outputs=2> (n)\nc = Conv(a, W)\nd = Conv(b, U)\ny = Add(c, d)", W=W, U=W),
-    case("Slice of channels", X, "c = Conv(x, V)\ns = Slice(c, b, e, a, k)\ny = BN2(s)", V=V, b=[1], e=[5], a=[1], k=[2]),
-    case("Slice backwards", X, "c = Conv(x, V)\ns = Slice(c, b, e, a, k)\ny = BN5(s)", V=V, b=[-1], e=[-(2**31) - 1], a=[-3], k=[-1]),
+    case(
+        "Concat of Concat",
+        X,
+        TWO + "c = Concat <axis=1> (a, b)\nd = Conv(x, U)\ne = Concat <axis=1> (c, d)\ny = BN11(e)",
+        W=W,
+        V=V,
+        U=W,
+    ),
+    case(
+        "Concat, norms in front of and behind it",
+        X,
+        "a = Conv(x, W)\nn = BN3(a)\nb = Conv(x, V)\nc = Concat <axis=1> (n, b)\ny = BN8(c)",
+        W=W,
+        V=V,
+    ),
+    case(
+        "Concat in front",
+        "float[2,4,4,4] x, float[2,2,4,4] z",
+        "n = BN4(x)\nc = Concat <axis=1> (z, n)\ny = Conv(c, U)",
+        U=(3, 6, 1, 1),
+    ),
+    case(
+        "Concat of norms in front",
+        "float[2,4,4,4] x, float[2,2,4,4] z",
+        "n = BN4(x)\nm = BN2(z)\nc = Concat <axis=1> (m, n)\ny = Conv(c, U)",
+        U=(3, 6, 1, 1),
+    ),
+    case(
+        "Concat through a pool",
+        X,
+        "a = Conv(x, W)\np = MaxPool <kernel_shape=[2,2]> (a)\nb = Conv(x, U)\nq = AveragePool <kernel_shape=[2,2]> (b)\n"
+        "c = Concat <axis=1> (p, q)\ny = BNpos6(c)",
+        W=W,
+        U=W,
+    ),
+    case(
+        "Split",
+        X,
+        "c = Conv(x, V)\na, b = Split <axis=1> (c, s)\nn = BN2(a)\nm = BN3(b)\nd = Relu(n)\ne = Relu(m)\ny = Concat <axis=1> (d, e)",
+        V=V,
+        s=[2, 3],
+    ),
+    case(
+        "Split, one part",
+        X,
+        "c = Conv(x, V)\na, b = Split <axis=1> (c, s)\nn = BN2(a)\ny = Concat <axis=1> (n, b)",
+        V=V,
+        s=[2, 3],
+    ),
+    case(
+        "Split into equal parts",
+        X,
+        "c = Conv(x, U)\na, b = Split <axis=1, num_outputs=2> (c)\nn = BN2(a)\ny = Mul(n, b)",
+        U=(4, 4, 1, 1),
+    ),
+    case(
+        "Split into unequal parts",
+        X,
+        "c = Conv(x, V)\na, b = Split <axis=1, num_outputs=2> (c)\nn = BN3(a)\nm = BN2(b)\ny = Concat <axis=1> (n, m)",
+        V=V,
+    ),
+    case(
+        "Split in front",
+        X,
+        "n = BN4(x)\na, b = Split <axis=1, num_outputs=2> (n)\nc = Conv(a, W)\nd = Conv(b, U)\ny = Add(c, d)",
+        W=(3, 2, 1, 1),
+        U=(3, 2, 1, 1),
+    ),
+    case(
+        "Split elsewhere in front",
+        X,
+        "n = BN4(x)\na, b = Split <axis=2, num_outputs=2> (n)\nc = Conv(a, W)\nd = Conv(b, U)\ny = Add(c, d)",
+        W=W,
+        U=W,
+    ),
+    case(
+        "Slice of channels", X, "c = Conv(x, V)\ns = Slice(c, b, e, a, k)\ny = BN2(s)", V=V, b=[1], e=[5], a=[1], k=[2]
+    ),
+    case(
+        "Slice backwards",
+        X,
+        "c = Conv(x, V)\ns = Slice(c, b, e, a, k)\ny = BN5(s)",
+        V=V,
+        b=[-1],
+        e=[-(2**31) - 1],
+        a=[-3],
+        k=[-1],
+    ),
     case("Slice elsewhere", X, "c = Conv(x, V)\ns = Slice(c, b, e, a)\ny = BN5(s)", V=V, b=[1, 0], e=[3, 2], a=[3, 2]),
-    case("Slice in front", X, "n = BN4(x)\ns = Slice(n, b, e, a)\ny = Conv(s, W)", W=(3, 2, 1, 1), b=[-3], e=[-1], a=[1]),
-    case("Slice past the end", X, "n = BN4(x)\ns = Slice(n, b, e, a)\ny = Conv(s, W)", W=(3, 3, 1, 1), b=[1], e=[2**40], a=[1]),
+    case(
+        "Slice in front", X, "n = BN4(x)\ns = Slice(n, b, e, a)\ny = Conv(s, W)", W=(3, 2, 1, 1), b=[-3], e=[-1], a=[1]
+    ),
+    case(
+        "Slice past the end",
+        X,
+        "n = BN4(x)\ns = Slice(n, b, e, a)\ny = Conv(s, W)",
+        W=(3, 3, 1, 1),
+        b=[1],
+        e=[2**40],
+        a=[1],
+    ),
     case("Gather permutes", X, "c = Conv(x, W)\ng = Gather <axis=1> (c, i)\ny = BN3(g)", W=W, i=[2, 0, -2]),
     case("Gather elsewhere", X, "c = Conv(x, W)\ng = Gather <axis=2> (c, i)\ny = BN3(g)", W=W, i=[3, 3]),
     case("Gather of one row", X, "c = Conv(x, W)\ng = Gather <axis=2> (c, i)\ny = BN3(g)", W=W, i=np.array(1)),
-    case("Gather in front, a channel twice", X, "n = BN4(x)\ng = Gather <axis=1> (n, i)\ny = Conv(g, U)", U=(3, 3, 1, 1), i=[3, 3, 0]),
-    case("Gather of one channel in front", "float[2,4,3] x", "n = BN4(x)\ng = Gather <axis=1> (n, i)\ny = Gemm(g, B)", B=(3, 2), i=np.array(2)),
+    case(
+        "Gather in front, a channel twice",
+        X,
+        "n = BN4(x)\ng = Gather <axis=1> (n, i)\ny = Conv(g, U)",
+        U=(3, 3, 1, 1),
+        i=[3, 3, 0],
+    ),
+    case(
+        "Gather of one channel in front",
+        "float[2,4,3] x",
+        "n = BN4(x)\ng = Gather <axis=1> (n, i)\ny = Gemm(g, B)",
+        B=(3, 2),
+        i=np.array(2),
+    ),
     case("DepthToSpace DCR", X, "c = Conv(x, U)\nd = DepthToSpace <blocksize=2> (c)\ny = BN3(d)", U=(12, 4, 1, 1)),
-    case("DepthToSpace CRD", X, 'c = Conv(x, U)\nd = DepthToSpace <blocksize=2, mode="CRD"> (c)\ny = BN3(d)', U=(12, 4, 1, 1)),
+    case(
+        "DepthToSpace CRD",
+        X,
+        'c = Conv(x, U)\nd = DepthToSpace <blocksize=2, mode="CRD"> (c)\ny = BN3(d)',
+        U=(12, 4, 1, 1),
+    ),
     case("SpaceToDepth in front", X, "n = BN4(x)\nd = SpaceToDepth <blocksize=2> (n)\ny = Conv(d, U)", U=(3, 16, 1, 1)),
 ]
 
@@ -70,9 +230,25 @@ def test_folds_exactly(case: Case) -> None:
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12])
 def test_split_sizes_as_an_attribute_before_opset_13(opset: int) -> None:
-    folds(build(X, "c = Conv(x, V)\na, b = Split <axis=1, split=[2,3]> (c)\nn = BN2(a)\ny = Concat <axis=1> (n, b)", opset=opset, ir=7, V=V))
+    folds(
+        build(
+            X,
+            "c = Conv(x, V)\na, b = Split <axis=1, split=[2,3]> (c)\nn = BN2(a)\ny = Concat <axis=1> (n, b)",
+            opset=opset,
+            ir=7,
+            V=V,
+        )
+    )
 
 
 @pytest.mark.parametrize("opset", [7, 9])
 def test_slice_bounds_as_attributes_before_opset_10(opset: int) -> None:
-    folds(build(X, "c = Conv(x, V)\ns = Slice <axes=[1,2], starts=[1,0], ends=[3,2]> (c)\ny = BN2(s)", opset=opset, ir=7, V=V))
+    folds(
+        build(
+            X,
+            "c = Conv(x, V)\ns = Slice <axes=[1,2], starts=[1,0], ends=[3,2]> (c)\ny = BN2(s)",
+            opset=opset,
+            ir=7,
+            V=V,
+        )
+    )

@@ -13,52 +13,200 @@ POOL = "kernel_shape=[2,2], strides=[2,2]"
 ZERO, ONE = np.float32(0), np.float32(1)
 
 KEPT = [
-    *[kept(f"{op}: negative scale", "sign", X, C + f"p = {op}(c)\ny = BN3(p)", W=W)
-      for op in (f"MaxPool <{POOL}>", "GlobalMaxPool")],
-    kept("MaxPool with its indices", "blocked", X, C + f"p, i = MaxPool <{POOL}> (c)\nn = BNpos3(p)\nj = Cast <to=1> (i)\ny = Add(n, j)", W=W),
-    kept("AveragePool counts padding", "shift", X, C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BN3(p)", W=W),
+    *[
+        kept(f"{op}: negative scale", "sign", X, C + f"p = {op}(c)\ny = BN3(p)", W=W)
+        for op in (f"MaxPool <{POOL}>", "GlobalMaxPool")
+    ],
+    kept(
+        "MaxPool with its indices",
+        "blocked",
+        X,
+        C + f"p, i = MaxPool <{POOL}> (c)\nn = BNpos3(p)\nj = Cast <to=1> (i)\ny = Add(n, j)",
+        W=W,
+    ),
+    kept(
+        "AveragePool counts padding",
+        "shift",
+        X,
+        C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BN3(p)",
+        W=W,
+    ),
     kept("LpPool", "blocked", X, C + f"p = LpPool <{POOL}> (c)\ny = BN3(p)", W=W),
-    kept("ReduceMean over the channels", "axis", "float[2,4,4,4] x", "n = BN4(x)\nr = ReduceMean <keepdims=0> (n, a)\ny = Conv(r, U)", U=(3, 4, 1), a=[1]),
+    kept(
+        "ReduceMean over the channels",
+        "axis",
+        "float[2,4,4,4] x",
+        "n = BN4(x)\nr = ReduceMean <keepdims=0> (n, a)\ny = Conv(r, U)",
+        U=(3, 4, 1),
+        a=[1],
+    ),
     kept("ReduceProd", "blocked", X, C + "r = ReduceProd <keepdims=1> (c, a)\ny = BN3(r)", W=W, a=[2]),
-    kept("ReduceMean over computed axes", "shape-unknown", "float[2,4,4,4] x, int64[1] a", C + "r = ReduceMean <keepdims=1> (c, a)\ny = BN3(r)", W=W,
-         outputs="float[2,3,e,f] y"),
-    kept("Resize extrapolates", "blocked", X, C + 'r = Resize <coordinate_transformation_mode="tf_crop_and_resize"> (c, roi, k)\ny = BN3(r)', W=W,
-         roi=np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32), k=np.array([1, 1, 2, 2], np.float32)),
-    kept("Resize of the channels", "axis", "float[2,2,4,4] x", "c = Conv(x, W)\nr = Resize(c, , k)\ny = BN4(r)", W=(2, 2, 1, 1), k=np.array([1, 2, 1, 1], np.float32)),
+    kept(
+        "ReduceMean over computed axes",
+        "shape-unknown",
+        "float[2,4,4,4] x, int64[1] a",
+        C + "r = ReduceMean <keepdims=1> (c, a)\ny = BN3(r)",
+        W=W,
+        outputs="float[2,3,e,f] y",
+    ),
+    kept(
+        "Resize extrapolates",
+        "blocked",
+        X,
+        C + 'r = Resize <coordinate_transformation_mode="tf_crop_and_resize"> (c, roi, k)\ny = BN3(r)',
+        W=W,
+        roi=np.array([0, 0, 0, 0, 1, 1, 2, 2], np.float32),
+        k=np.array([1, 1, 2, 2], np.float32),
+    ),
+    kept(
+        "Resize of the channels",
+        "axis",
+        "float[2,2,4,4] x",
+        "c = Conv(x, W)\nr = Resize(c, , k)\ny = BN4(r)",
+        W=(2, 2, 1, 1),
+        k=np.array([1, 2, 1, 1], np.float32),
+    ),
     kept("Pad of the channels", "axis", X, C + "p = Pad(c, k, v)\ny = BN4(p)", W=W, k=[0, 1, 0, 0, 0, 0, 0, 0], v=ZERO),
-    kept("Pad, value would differ per channel", "padding", X, C + "p = Pad(c, k)\ny = BN3(p)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1]),
-    kept("Pad by a computed value", "shift", "float[2,4,4,4] x, float v", C + "p = Pad(c, k, v)\ny = BN3(p)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1]),
+    kept(
+        "Pad, value would differ per channel",
+        "padding",
+        X,
+        C + "p = Pad(c, k)\ny = BN3(p)",
+        W=W,
+        k=[0, 0, 1, 1, 0, 0, 1, 1],
+    ),
+    kept(
+        "Pad by a computed value",
+        "shift",
+        "float[2,4,4,4] x, float v",
+        C + "p = Pad(c, k, v)\ny = BN3(p)",
+        W=W,
+        k=[0, 0, 1, 1, 0, 0, 1, 1],
+    ),
 ]
 
 LINEAR = [
-    *[f"MaxPool <{POOL}>", 'MaxPool <kernel_shape=[3,3], auto_pad="SAME_UPPER">', "MaxPool <kernel_shape=[2,2], dilations=[2,2]>"],
-    *["GlobalMaxPool", f"AveragePool <{POOL}>", "GlobalAveragePool", "ReduceMean <keepdims=1>", "ReduceMax <keepdims=1>", "ReduceMin <keepdims=1>"],
+    *[
+        f"MaxPool <{POOL}>",
+        'MaxPool <kernel_shape=[3,3], auto_pad="SAME_UPPER">',
+        "MaxPool <kernel_shape=[2,2], dilations=[2,2]>",
+    ],
+    *[
+        "GlobalMaxPool",
+        f"AveragePool <{POOL}>",
+        "GlobalAveragePool",
+        "ReduceMean <keepdims=1>",
+        "ReduceMax <keepdims=1>",
+        "ReduceMin <keepdims=1>",
+    ],
     "AveragePool <kernel_shape=[2,2], count_include_pad=1>",
     f"AveragePool <{POOL}, ceil_mode=1>",
 ]
 
 FOLDS = [
-    *[case(f"after, {op}", X, C + f"p = {op}(c" + (", a)" if "Reduce" in op else ")")
-           + "\ny = BNpos3(p)", W=W, **({"a": [2, 3]} if "Reduce" in op else {})) for op in LINEAR],
-    *[case(f"before, {op}", X, f"n = BNpos4(x)\np = {op}(n" + (", a)" if "Reduce" in op else ")") + "\ny = Conv(p, W)", W=W,
-           **({"a": [2, 3]} if "Reduce" in op else {})) for op in LINEAR],
-    case("AveragePool counts padding, no shift", X, C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BNscale3(p)", W=W),
+    *[
+        case(
+            f"after, {op}",
+            X,
+            C + f"p = {op}(c" + (", a)" if "Reduce" in op else ")") + "\ny = BNpos3(p)",
+            W=W,
+            **({"a": [2, 3]} if "Reduce" in op else {}),
+        )
+        for op in LINEAR
+    ],
+    *[
+        case(
+            f"before, {op}",
+            X,
+            f"n = BNpos4(x)\np = {op}(n" + (", a)" if "Reduce" in op else ")") + "\ny = Conv(p, W)",
+            W=W,
+            **({"a": [2, 3]} if "Reduce" in op else {}),
+        )
+        for op in LINEAR
+    ],
+    case(
+        "AveragePool counts padding, no shift",
+        X,
+        C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BNscale3(p)",
+        W=W,
+    ),
     case("ReduceMean without the axes kept", X, C + "r = ReduceMean <keepdims=0> (c, a)\ny = BN3(r)", W=W, a=[-1, -2]),
-    case("ReduceMean in front of Gemm", X, "n = BN4(x)\nr = ReduceMean <keepdims=0> (n, a)\ny = Gemm(r, B)", B=(4, 3), a=[2, 3]),
+    case(
+        "ReduceMean in front of Gemm",
+        X,
+        "n = BN4(x)\nr = ReduceMean <keepdims=0> (n, a)\ny = Gemm(r, B)",
+        B=(4, 3),
+        a=[2, 3],
+    ),
     case("ReduceSum", X, C + "r = ReduceSum <keepdims=0> (c, a)\ny = BN3(r)", W=W, a=[2, 3]),
     case("ReduceSum in front", X, "n = BN4(x)\nr = ReduceSum <keepdims=0> (n, a)\ny = Gemm(r, B)", B=(4, 3), a=[2, 3]),
     case("ReduceSum, no axes, noop", X, C + "r = ReduceSum <noop_with_empty_axes=1> (c)\ny = BN3(r)", W=W),
     case("ReduceMean over the batch", X, C + "r = ReduceMean <keepdims=1> (c, a)\ny = BN3(r)", W=W, a=[0]),
-    *[case(f"Resize {mode}", X, C + f'r = Resize <mode="{mode}"> (c, , k)\ny = BN3(r)', W=W, k=np.array([1, 1, 2, 2], np.float32)) for mode in ("nearest", "linear")],
+    *[
+        case(
+            f"Resize {mode}",
+            X,
+            C + f'r = Resize <mode="{mode}"> (c, , k)\ny = BN3(r)',
+            W=W,
+            k=np.array([1, 1, 2, 2], np.float32),
+        )
+        for mode in ("nearest", "linear")
+    ],
     case("Resize by sizes", X, C + "r = Resize(c, , , k)\ny = BN3(r)", W=W, k=[2, 3, 8, 8]),
-    case("Resize of some axes", X, C + "r = Resize <axes=[3,2]> (c, , k)\ny = BN3(r)", W=W, k=np.array([2, 2], np.float32)),
-    case("Resize in front", X, "n = BN4(x)\nr = Resize(n, , k)\ny = Conv(r, W)", W=W, k=np.array([1, 1, 2, 2], np.float32)),
-    *[case(f"Pad {mode}", X, C + f'p = Pad <mode="{mode}"> (c, k)\ny = BN3(p)', W=W, k=[0, 0, 1, 1, 0, 0, 1, 1]) for mode in ("reflect", "edge", "wrap")],
+    case(
+        "Resize of some axes",
+        X,
+        C + "r = Resize <axes=[3,2]> (c, , k)\ny = BN3(r)",
+        W=W,
+        k=np.array([2, 2], np.float32),
+    ),
+    case(
+        "Resize in front",
+        X,
+        "n = BN4(x)\nr = Resize(n, , k)\ny = Conv(r, W)",
+        W=W,
+        k=np.array([1, 1, 2, 2], np.float32),
+    ),
+    *[
+        case(f"Pad {mode}", X, C + f'p = Pad <mode="{mode}"> (c, k)\ny = BN3(p)', W=W, k=[0, 0, 1, 1, 0, 0, 1, 1])
+        for mode in ("reflect", "edge", "wrap")
+    ],
     case("Pad by zero, no shift", X, C + "p = Pad(c, k)\ny = BNscale3(p)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1]),
-    case("Pad, the value follows", X, C + "p = Pad(c, k, v)\nm = Mul(p, s)\ny = Add(m, t)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1], v=ONE, s=np.float32(2), t=np.float32(3)),
-    case("Pad without a value, it follows", X, C + "p = Pad(c, k)\ny = Add(p, t)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1], t=np.float32(3)),
-    case("Pad in front, the value follows", X, "a = Add(x, t)\np = Pad(a, k)\ny = Conv(p, W)", W=W, k=[0, 0, 1, 1, 0, 0, 1, 1], t=np.float32(3)),
-    case("Pad by constant, in front, axes", X, "n = BNscale4(x)\np = Pad(n, k, v, a)\ny = Conv(p, W)", W=W, k=[1, 2, 1, 0], v=ZERO, a=[-1, 2]),
+    case(
+        "Pad, the value follows",
+        X,
+        C + "p = Pad(c, k, v)\nm = Mul(p, s)\ny = Add(m, t)",
+        W=W,
+        k=[0, 0, 1, 1, 0, 0, 1, 1],
+        v=ONE,
+        s=np.float32(2),
+        t=np.float32(3),
+    ),
+    case(
+        "Pad without a value, it follows",
+        X,
+        C + "p = Pad(c, k)\ny = Add(p, t)",
+        W=W,
+        k=[0, 0, 1, 1, 0, 0, 1, 1],
+        t=np.float32(3),
+    ),
+    case(
+        "Pad in front, the value follows",
+        X,
+        "a = Add(x, t)\np = Pad(a, k)\ny = Conv(p, W)",
+        W=W,
+        k=[0, 0, 1, 1, 0, 0, 1, 1],
+        t=np.float32(3),
+    ),
+    case(
+        "Pad by constant, in front, axes",
+        X,
+        "n = BNscale4(x)\np = Pad(n, k, v, a)\ny = Conv(p, W)",
+        W=W,
+        k=[1, 2, 1, 0],
+        v=ZERO,
+        a=[-1, 2],
+    ),
 ]
 
 
@@ -73,7 +221,9 @@ def test_folds_exactly(case: Case) -> None:
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 12, 13, 18, 19, 22])
-@pytest.mark.parametrize("op", ["MaxPool <kernel_shape=[2,2]>", "AveragePool <kernel_shape=[2,2]>", "GlobalAveragePool"])
+@pytest.mark.parametrize(
+    "op", ["MaxPool <kernel_shape=[2,2]>", "AveragePool <kernel_shape=[2,2]>", "GlobalAveragePool"]
+)
 def test_pools_in_every_opset(opset: int, op: str) -> None:
     folds(build(X, C + f"p = {op}(c)\ny = BNpos3(p)", opset=opset, ir=7, W=W))
 
@@ -89,5 +239,9 @@ def test_older_forms_of_upsample_and_pad() -> None:
     folds(build(X, C + 'u = Upsample <mode="nearest", scales=[1.0,1.0,2.0,2.0]> (c)\ny = BN3(u)', opset=7, ir=4, W=W))
     folds(build(X, C + 'u = Upsample <mode="nearest"> (c, k)\ny = BN3(u)', opset=9, ir=4, W=W, k=scales))
     folds(build(X, C + 'u = Resize <mode="nearest"> (c, k)\ny = BN3(u)', opset=10, ir=4, W=W, k=scales))
-    folds(build(X, C + "p = Pad <pads=[0,0,1,1,0,0,1,1], value=2.0> (c)\ny = Add(p, t)", opset=9, ir=4, W=W, t=np.float32(3)))
+    folds(
+        build(
+            X, C + "p = Pad <pads=[0,0,1,1,0,0,1,1], value=2.0> (c)\ny = Add(p, t)", opset=9, ir=4, W=W, t=np.float32(3)
+        )
+    )
     folds(build(X, C + 'p = Pad <pads=[0,0,1,1,0,0,1,1], mode="edge"> (c)\ny = BN3(p)', opset=9, ir=4, W=W))

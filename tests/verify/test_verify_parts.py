@@ -261,8 +261,8 @@ def test_weights_are_read_where_they_lie(tmp_path):
     onnx.save(outside, tmp_path / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     x = {"x": np.ones((1, 64), np.float32)}
     expected = big["w"].sum(0)
-    for given in (made, tmp_path / "inline.onnx", tmp_path / "outside.onnx"):
-        source = Source(given)
+    for place in (made, tmp_path / "inline.onnx", tmp_path / "outside.onnx"):
+        source = Source(place)
         weight = source.proto.graph.initializer[0]
         assert source.nbytes(weight) == 64 * 64 * 4
         assert np.array_equal(source.array(weight), big["w"])

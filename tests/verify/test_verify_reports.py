@@ -290,7 +290,7 @@ def test_isolated_gives_the_same_report(tmp_path):
 
 
 def test_errors_come_through_isolation():
-    with pytest.raises(ProviderError, match="coreml|CoreML"):
+    with pytest.raises(ProviderError, match="coremlExecutionProvider"):
         verify(Pair().original(), Pair().folded(), VerifyOptions(provider="coreml", isolated=True))
 
 

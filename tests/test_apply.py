@@ -1,0 +1,108 @@
+"""Carrying out a plan: names, constants that are left behind, and what is not touched."""
+
+from __future__ import annotations
+
+import numpy as np
+from helpers import assert_same, build, feeds_for, fold, folds, initializers, ops
+from onnx import helper
+
+import bnfold
+
+X = "float[2,4,5,5] x"
+W = (3, 4, 2, 2)
+C = "c = Conv(x, W)\n"
+
+
+def test_what_was_unused_before_stays() -> None:
+    folded = folds(build(X, C + "y = BN3(c)", W=W, unused=(3,)))
+    assert "unused" in initializers(folded)
+
+
+def test_what_the_fold_orphans_goes_with_the_expression_that_made_it() -> None:
+    folded = folds(
+        build(X, "s = Sqrt(v)\nt = Reshape(s, d)\n" + C + "y = Div(c, t)", W=W, v=np.float32([4, 16, 1]), d=[3, 1, 1])
+    )
+    assert ops(folded) == ["Conv"]
+    assert set(initializers(folded)) == {"W"}
+
+
+def test_a_parameter_that_is_read_elsewhere_stays() -> None:
+    folded = folds(
+        build(
+            X,
+            C + "n = BN3(c)\nr = Mul(z, n)\ny = Relu(r)".replace("z", "n_gamma3"),
+            W=W,
+            n_gamma3=np.ones((3, 1, 1), np.float32),
+        )
+    )
+    assert ops(folded)[-1] == "Relu"
+
+
+def test_only_fields_that_have_to_change_do() -> None:
+    model = build(X, C + "n = BN3(c)\ny = Relu(n)", W=W)
+    model.producer_name, model.doc_string, model.domain, model.model_version = "maker", "words", "here", 7
+    model.metadata_props.add(key="k", value="v")
+    model.graph.doc_string = "graph words"
+    model.graph.node[0].doc_string, model.graph.node[0].name = "conv words", "conv"
+    model.graph.node[2].name = "relu"
+    folded = folds(model)
+    for field in (
+        "producer_name",
+        "doc_string",
+        "domain",
+        "model_version",
+        "metadata_props",
+        "opset_import",
+        "ir_version",
+    ):
+        assert getattr(folded, field) == getattr(model, field)
+    assert folded.graph.doc_string == "graph words"
+    assert folded.graph.node[0].doc_string == "conv words"
+    assert [node.name for node in folded.graph.node] == ["conv", "relu"]
+
+
+def test_declared_shapes_of_tensors_that_are_gone_are_removed() -> None:
+    model = build(X, C + "n = BN3(c)\ny = Relu(n)", W=W)
+    model.graph.value_info.extend(helper.make_tensor_value_info(name, 1, [2, 3, 4, 4]) for name in ("c", "n"))
+    assert [value.name for value in folds(model).graph.value_info] == ["n"]
+
+
+def test_a_tensor_with_another_value_gets_another_name() -> None:
+    folded = folds(build(X, C + "r = Relu(c)\ny = BNposscale3(r)", W=W))
+    names = [name for node in folded.graph.node for name in node.output]
+    assert "c" not in names
+    assert names[-1] == "y"
+
+
+def test_the_same_new_weight_is_stored_once() -> None:
+    nodes = "n = BNscale4(x)\na = Conv(n, W)\nb = Conv <strides=[1,1]> (n, W)\ny = Sub(a, b)"
+    folded = folds(build(X, nodes, W=W))
+    assert len(folded.graph.initializer) == 1
+
+
+def test_shape_readers_inside_a_merged_chain() -> None:
+    nodes = "n = BN4(x)\nm = Mul(n, k)\ns = Shape(n)\ny = Reshape(m, s)"
+    assert ops(folds(build(X, nodes, k=(4, 1, 1)), norms=1)) == ["BatchNormalization", "Shape", "Reshape"]
+
+
+def test_a_merge_that_leaves_nothing() -> None:
+    model = build(X, "s = Floor(x)\na = Mul(s, k)\nt = Transpose(a)\ny = Neg(t)", "float[5,5,4,2] y", k=np.float32(-1))
+    assert ops(folds(model)) == ["Floor", "Transpose"]
+
+
+def test_constants_that_two_affines_pass_along_different_axes() -> None:
+    nodes = "c = MatMul(x, W)\ns = Relu(c)\na = Add(s, k)\nb = Mul(a, m)\ny = Abs(b)"
+    model = build("float[2,3,4] x", nodes, "float[2,3,5] y", W=(4, 5), k=(3, 5), m=np.abs(np.float32([1, 2, 4, 2, 1])))
+    result = fold(model)
+    assert_same(model, result.model, feeds_for(model))
+
+
+def test_scalars_of_ir_3_models_are_declared_with_a_shape() -> None:
+    model = build("float[1,4,2,2] x", "s = Floor(x)\nn = Neg(s)\ny = Mul(n, k)", opset=7, ir=3, k=np.float32(2))
+    folds(model, affines=1)
+
+
+def test_training_info_and_the_argument_are_left_as_they_are() -> None:
+    model = build(X, C + "y = BN3(c)", W=W)
+    model.training_info.add().initialization.name = "nothing"
+    assert bnfold.fold(model, verify=False).model.training_info == model.training_info
