@@ -69,6 +69,7 @@ def _read_norm(node: Node) -> AffineNode | Refusal:
             "parameter-shape", "the norm has fewer than the five inputs that the operator requires", node.label
         )
     vectors = []
+    extended = False
     get = node.scope.constants.get
     for name in node.inputs[1:5]:
         constant = get(name)
@@ -76,11 +77,15 @@ def _read_norm(node: Node) -> AffineNode | Refusal:
             return Refusal("parameters-not-constant", f"parameter '{name}' is not constant", node.label)
         if not constant.floating or len(constant.dims) != 1:
             return Refusal("parameter-shape", f"parameter '{name}' is not a vector of floats", node.label)
+        extended = extended or constant.data_type == dtypes.DOUBLE
         vectors.append(constant.float64())
-    gamma, beta, mean, variance = vectors
-    if len({v.size for v in vectors}) != 1 or not gamma.size:
+    if len({v.size for v in vectors}) != 1 or not vectors[0].size:
         return Refusal("parameter-shape", "scale, bias, mean and variance differ in length", node.label)
-    return _norm_affine(node, gamma, beta, mean, variance)
+    if extended:
+        # Scale and shift of a float64 norm would carry four roundings of float64 into float64 weights. Where the
+        # machine has a longer type they carry one.
+        vectors = [v.astype(np.longdouble) for v in vectors]
+    return _norm_affine(node, *vectors)
 
 
 def _norm_affine(node: Node, gamma: Vector, beta: Vector, mean: Vector, variance: Vector) -> AffineNode | Refusal:
@@ -93,6 +98,7 @@ def _norm_affine(node: Node, gamma: Vector, beta: Vector, mean: Vector, variance
     # An infinity or NaN in any parameter reaches the sum, except an infinite variance, which reaches its own.
     if not math.isfinite(float(scale.sum()) + float(shift.sum()) + float(spread.sum())):
         return Refusal("not-finite", "a parameter holds an infinity or NaN, or the scale is too large", node.label)
+    scale, shift = scale.astype(np.float64, copy=False), shift.astype(np.float64, copy=False)
     return AffineNode(node, node.inputs[0], Affine(scale, shift, 1), norm=True)
 
 

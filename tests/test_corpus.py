@@ -134,8 +134,7 @@ def test_every_model_of_the_onnx_package(part: int) -> None:
         model = onnx.load(path, load_external_data=False)
         try:
             result = bnfold.fold(model, verify=False, base_dir=path.parent)
-        except bnfold.BnfoldError as error:
-            assert "\n" not in str(error)
+        except bnfold.BnfoldError:  # anything else is a bug
             continue
         if not result.report.folded:
             assert result.model.SerializeToString() == model.SerializeToString(), path

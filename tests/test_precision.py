@@ -17,7 +17,7 @@ TYPES = {
     "bfloat16": (TensorProto.BFLOAT16, 0.5001),
     "float64": (TensorProto.DOUBLE, 3.0),
 }
-O, I = 16, 24
+FILTERS, CHANNELS = 16, 24
 
 
 def conv_model(data_type: int, stored: dict[str, Array], nodes: list[object], stats: int | None = None) -> ModelProto:
@@ -25,8 +25,8 @@ def conv_model(data_type: int, stored: dict[str, Array], nodes: list[object], st
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", data_type, [1, I, 4, 4])],
-        [helper.make_tensor_value_info("y", data_type, [1, O, 4, 4])],
+        [helper.make_tensor_value_info("x", data_type, [1, CHANNELS, 4, 4])],
+        [helper.make_tensor_value_info("y", data_type, [1, FILTERS, 4, 4])],
         [tensor(values, kinds[name], name) for name, values in stored.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
@@ -45,12 +45,16 @@ def ulp(exact: object, data_type: int) -> object:
 
 def parameters(seed: int, data_type: int, tag: str = "") -> dict[str, Array]:
     random = np.random.default_rng(seed)
-    drawn = {"W": random.standard_normal((O, I, 1, 1)), "c": random.standard_normal(O)} if not tag else {}
+    drawn = (
+        {"W": random.standard_normal((FILTERS, CHANNELS, 1, 1)), "c": random.standard_normal(FILTERS)}
+        if not tag
+        else {}
+    )
     drawn |= {
-        "g": random.standard_normal(O),
-        "b": random.standard_normal(O),
-        "m": random.standard_normal(O),
-        "v": random.random(O) * 3 + 0.01,
+        "g": random.standard_normal(FILTERS),
+        "b": random.standard_normal(FILTERS),
+        "m": random.standard_normal(FILTERS),
+        "v": random.random(FILTERS) * 3 + 0.01,
     }
     return {name + tag: values for name, values in drawn.items()}
 
@@ -78,9 +82,9 @@ def test_weights_and_biases(name: str, seed: int) -> None:
         data_type, parameters(seed, data_type), [helper.make_node("Conv", ["x", "W", "c"], ["t"]), norm("", "t", "y")]
     )
     before, after = values_of(model), values_of(fold(model).model)
-    for channel in range(O):
+    for channel in range(FILTERS):
         scale, shift = exact_affine(before, "", channel)
-        for index in range(I):
+        for index in range(CHANNELS):
             exact = mpmath.mpf(float(before["W"][channel, index, 0, 0])) * scale
             got = mpmath.mpf(float(after["W"][channel, index, 0, 0]))
             assert abs(got - exact) <= limit * ulp(exact, data_type)
@@ -104,7 +108,7 @@ def chain_nodes() -> list[object]:
 def test_a_chain_rounds_once(name: str) -> None:
     data_type, limit = TYPES[name]
     random = np.random.default_rng(5)
-    extra = {"k": random.standard_normal((O, 1, 1)), "l": random.standard_normal((1, O, 1, 1))}
+    extra = {"k": random.standard_normal((FILTERS, 1, 1)), "l": random.standard_normal((1, FILTERS, 1, 1))}
     stored = parameters(1, data_type) | parameters(2, data_type, "1") | parameters(3, data_type, "2") | extra
     for unused in "gbmv":
         stored.pop(unused)
@@ -112,9 +116,9 @@ def test_a_chain_rounds_once(name: str) -> None:
     before, result = values_of(model), fold(model)
     after = values_of(result.model)
     assert ops(result.model) == ["Conv"]
-    for channel in range(O):
+    for channel in range(FILTERS):
         (s1, _), (s2, _) = (exact_affine(before, tag, channel) for tag in "12")
-        for index in range(I):
+        for index in range(CHANNELS):
             exact = (
                 mpmath.mpf(float(before["W"][channel, index, 0, 0]))
                 * s1
@@ -129,14 +133,14 @@ def test_a_bias_that_collects_a_shift_over_all_inputs(name: str) -> None:
     data_type, limit = TYPES[name]
     random = np.random.default_rng(9)
     shift = {
-        "k": random.standard_normal((I, 1, 1)),
-        "W": random.standard_normal((O, I, 1, 1)),
-        "c": random.standard_normal(O),
+        "k": random.standard_normal((CHANNELS, 1, 1)),
+        "W": random.standard_normal((FILTERS, CHANNELS, 1, 1)),
+        "c": random.standard_normal(FILTERS),
     }
     nodes = [helper.make_node("Add", ["x", "k"], ["t"]), helper.make_node("Conv", ["t", "W", "c"], ["y"])]
     model = conv_model(data_type, shift, nodes)
     before, after = values_of(model), values_of(fold(model).model)
-    for channel in range(O):
+    for channel in range(FILTERS):
         terms = [
             mpmath.mpf(float(w)) * mpmath.mpf(float(k))
             for w, k in zip(before["W"][channel].ravel(), before["k"].ravel(), strict=True)
@@ -157,7 +161,7 @@ def test_half_precision_data_with_single_precision_statistics() -> None:
     before, after = values_of(model), values_of(fold(model).model)
     assert before["v"].dtype == np.float32
     assert after["W"].dtype == after["c"].dtype == np.float16
-    for channel in range(O):
+    for channel in range(FILTERS):
         scale, _ = exact_affine(before, "", channel)
         exact = mpmath.mpf(float(before["W"][channel, 3, 0, 0])) * scale
         assert abs(mpmath.mpf(float(after["W"][channel, 3, 0, 0])) - exact) <= limit * ulp(exact, data_type)
@@ -165,10 +169,10 @@ def test_half_precision_data_with_single_precision_statistics() -> None:
 
 def two_convs(gamma: float, *, bias: float = 0.0) -> ModelProto:
     """Two Conv-norm pairs in float16; the first one's norm has this gamma and shift."""
-    one, zero = np.ones(O), np.zeros(O)
-    square = np.full((O, O, 1, 1), 0.5)
+    one, zero = np.ones(FILTERS), np.zeros(FILTERS)
+    square = np.full((FILTERS, FILTERS, 1, 1), 0.5)
     stored = {
-        "W": np.full((O, I, 1, 1), 8.0),
+        "W": np.full((FILTERS, CHANNELS, 1, 1), 8.0),
         "V": square,
         "g1": one * gamma,
         "b1": one * bias,
@@ -198,12 +202,12 @@ def test_overflow_is_refused_and_the_rest_folds() -> None:
 
 def test_overflow_of_a_bias_add_or_of_a_merged_norm_ends_in_a_refusal() -> None:
     """What does not fit must not be tried for ever."""
-    big = np.full(O, 60000.0)
+    big = np.full(FILTERS, 60000.0)
     nodes = [norm("", "x", "t", 0.0), helper.make_node("Mul", ["t", "k"], ["y"])]
-    one, zero = np.ones(O), np.zeros(O)
+    one, zero = np.ones(FILTERS), np.zeros(FILTERS)
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1, O, 2, 2])], [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, O, 2, 2])],
-        [tensor(v, TensorProto.FLOAT16, n) for n, v in {"g": big, "b": zero, "m": zero, "v": one, "k": np.full((O, 1, 1), 4.0)}.items()],
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1, FILTERS, 2, 2])], [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, FILTERS, 2, 2])],
+        [tensor(v, TensorProto.FLOAT16, n) for n, v in {"g": big, "b": zero, "m": zero, "v": one, "k": np.full((FILTERS, 1, 1), 4.0)}.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert bnfold.fold(model, verify=False).model.SerializeToString() == model.SerializeToString()
@@ -211,10 +215,10 @@ def test_overflow_of_a_bias_add_or_of_a_merged_norm_ends_in_a_refusal() -> None:
 
 @pytest.mark.parametrize("op", ["Concat", "Add", "MatMul"])
 def test_overflow_of_another_constant_on_the_way_ends_in_a_refusal(op: str) -> None:
-    half, one, zero = TensorProto.FLOAT16, np.ones(O), np.zeros(O)
+    half, one, zero = TensorProto.FLOAT16, np.ones(FILTERS), np.zeros(FILTERS)
     stored = {
-        "W": np.full((O, I), 0.25),
-        "k": np.full((1, 1, O), 60000.0),
+        "W": np.full((FILTERS, CHANNELS), 0.25),
+        "k": np.full((1, 1, FILTERS), 60000.0),
         "g": one * 4,
         "b": zero,
         "m": zero,
@@ -234,11 +238,11 @@ def test_overflow_of_another_constant_on_the_way_ends_in_a_refusal(op: str) -> N
     }[op]
     stored["W2"] = stored.pop("W").T
     nodes = [*middle, helper.make_node("Mul", ["t", "s"], ["y"])]
-    stored["s"] = np.full((1, 1, O), 4.0)
+    stored["s"] = np.full((1, 1, FILTERS), 4.0)
     for unused in "gbmv":
         stored.pop(unused)
     rows = 6 if op == "Concat" else 5
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", half, [1, 5, I])], [helper.make_tensor_value_info("y", half, [1, rows, O])],
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", half, [1, 5, CHANNELS])], [helper.make_tensor_value_info("y", half, [1, rows, FILTERS])],
                               [tensor(v, half, n) for n, v in stored.items()])  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     result = bnfold.fold(model, verify=False)
@@ -252,7 +256,7 @@ def test_values_below_the_smallest_normal_number_round_once_too() -> None:
     stored["g"] = stored["g"] * 1e-6
     model = conv_model(data_type, stored, [helper.make_node("Conv", ["x", "W", "c"], ["t"]), norm("", "t", "y")])
     before, after = values_of(model), values_of(fold(model).model)
-    for channel in range(O):
+    for channel in range(FILTERS):
         scale, _ = exact_affine(before, "", channel)
         exact = mpmath.mpf(float(before["W"][channel, 0, 0, 0])) * scale
         assert abs(mpmath.mpf(float(after["W"][channel, 0, 0, 0])) - exact) <= limit * ulp(exact, data_type)
