@@ -172,14 +172,15 @@ def _channel_axis(node: Node, data: str, constant: Constant) -> int | Refusal | 
     A constant must not raise the tensor's rank or stretch an axis, and that has to be proven from shapes. None when the
     constant runs along several axes: then this is no affine per channel.
     """
-    rank = len(constant.dims)
+    rank, data_rank = len(constant.dims), 0
     if sum(d != 1 for d in constant.dims) > 1:
         return None
     shapes = node.scope.shapes
     if rank > 0:
-        data_rank = shapes.rank(data)
-        if data_rank is None:
+        found = shapes.rank(data)
+        if found is None:
             return Refusal("shape-unknown", f"the rank of '{data}' is not known", node.label)
+        data_rank = found
         if data_rank < rank:
             return Refusal("broadcast", f"the constant has rank {rank}, the tensor rank {data_rank}", node.label)
     if constant.size == 1:

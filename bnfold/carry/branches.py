@@ -7,6 +7,9 @@ takes the scale on one side. Towards consumers: a shift passes an addition, a sc
 
 from __future__ import annotations
 
+import numpy as np
+
+from bnfold import dtypes
 from bnfold.affine import Affine
 from bnfold.carry.step import Backward, Edit, Forward, Step, misplaced, needs_no_shift, needs_no_sign
 from bnfold.graph import Node
@@ -89,7 +92,14 @@ def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal
     placed = _from_last(node, node.inputs[position], affine)
     if isinstance(placed, Refusal):
         return placed
-    return needs_no_shift(node, placed) or Step(((node.outputs[0], placed),))
+    return needs_no_shift(node, placed) or _may_overflow(node, placed) or Step(((node.outputs[0], placed),))
+
+
+def _may_overflow(node: Node, affine: Affine) -> Refusal | None:
+    """In float16 a scale below one in front of a product is often what keeps the product from overflowing."""
+    if node.scope.shapes.element_type(node.outputs[0]) != dtypes.FLOAT16 or not (np.abs(affine.scale) < 1.0).any():
+        return None
+    return Refusal("overflow", f"without the scale in front of it, '{node.label}' may overflow in float16", node.label)
 
 
 # -- MatMul of two computed tensors ------------------------------------------------------------------------------------
@@ -115,7 +125,7 @@ def matmul_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     placed = _from_last(node, node.inputs[position], affine)
     if isinstance(placed, Refusal):
         return placed
-    blocked = needs_no_shift(node, placed) or _no_matrices(node)
+    blocked = needs_no_shift(node, placed) or _no_matrices(node) or _may_overflow(node, placed)
     if blocked is not None:
         return blocked
     if placed.uniform or placed.axis == (-2, -1)[position]:
