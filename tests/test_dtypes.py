@@ -52,6 +52,7 @@ def near(data_type: int) -> st.SearchStrategy[float]:
     def make(s: int, e: int, n: float, negative: bool) -> float:
         with np.errstate(over="ignore"):
             value = float(np.ldexp(np.float64(s), e)) * (1 + n)
+        value = min(value, np.finfo(np.float64).max)  # what goes in is a float64; float64 itself has nothing above it
         return -value if negative else value
 
     return st.builds(make, significand, exponent, nudge, st.booleans())

@@ -142,7 +142,9 @@ def before(node: Node, position: int) -> Port | Refusal:
 
 def _no_add(node: Node) -> Refusal | None:
     """Before opset 7 an Add does not broadcast from the last axis, so none is written."""
-    return Refusal("shift", f"before opset 7 no Add can follow {node.label}", node.label) if node.scope.opset < 7 else None
+    if node.scope.opset >= 7:
+        return None
+    return Refusal("shift", f"before opset 7 no Add can follow {node.label}", node.label)
 
 
 def _weight_axes(node: Node, side: int) -> tuple[int, int]:
