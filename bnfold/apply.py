@@ -94,6 +94,7 @@ class _Sweep:
                 if self._plan.shrinks(chain):
                     self._reduce(chain)
             self._forget(self._plan)
+            self._writer.finish()
         given_back = self._orphans.sweep()
         if self._plan is not None or self._orphans.nodes or self._orphans.tensors:
             self._rebuild(final_names(self._plan, self._free) if self._plan is not None else {})

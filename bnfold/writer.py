@@ -23,6 +23,9 @@ from bnfold.refusals import Refusal
 if TYPE_CHECKING:
     from bnfold.names import FreeNames
 
+_SMALL = 1 << 12
+"""Elements up to which float32 constants are rounded together rather than one by one."""
+
 __all__ = ["ConstantWriter", "HostsUnfit", "unfit"]
 
 
@@ -57,6 +60,7 @@ class ConstantWriter:
         self.new_nodes: list[NodeProto] = []
         self.hosts: dict[Blob, tuple[Scope, Node]] = {}
         self.unfit: dict[tuple[str, int], Refusal] = {}
+        self._waiting: list[tuple[TensorProto, NDArray[np.float64], Node, Constant | None]] = []
 
     # -- scaled weights ------------------------------------------------------------------------------------------
 
@@ -72,9 +76,7 @@ class ConstantWriter:
         name = self._shared.get(key)
         if name is None:
             name = self._free.take(f"{constant.name}_folded")
-            tensor = TensorProto(name=name, data_type=constant.data_type, dims=constant.dims)
-            self._fill_scaled(tensor, constant, node, change)
-            self._add(tensor)
+            self._fill_scaled(self._add(name, constant.data_type, constant.dims), constant, node, change)
             self._shared[key] = name
         self.inputs.setdefault(node.index, {})[change.position] = name
 
@@ -102,18 +104,33 @@ class ConstantWriter:
             tensor.ClearField("int32_data")
             tensor.raw_data = values.astype(dtypes.numpy_dtype(data_type)).tobytes()
             return
-        if data_type == dtypes.FLOAT:  # the usual case, quickly
-            rounded = values.astype(np.float32)
-        else:
-            rounded = np.empty(values.shape, dtypes.numpy_dtype(data_type))
-            dtypes.store_float64(values, rounded, data_type)
+        if data_type == dtypes.FLOAT and values.size <= _SMALL:
+            self._waiting.append((tensor, values, node, source))
+            return
+        rounded = np.empty(values.shape, dtypes.numpy_dtype(data_type))
+        dtypes.store_float64(values, rounded, data_type)
         if not dtypes.all_finite(rounded, data_type):
-            finite = source is None or bool(np.isfinite(source.float64()).all())
-            self.unfit[self._scope.path, node.index] = unfit(node, source_is_finite=finite)
-        if not tensor.HasField("raw_data"):
-            for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
-                tensor.ClearField(name)
-        tensor.raw_data = rounded.tobytes()
+            self._refuse(node, source)
+        _set_raw(tensor, rounded.tobytes())
+
+    def finish(self) -> None:
+        """Round the many small float32 constants, all at once; to be called before the graph is rebuilt."""
+        if not self._waiting:
+            return
+        rounded = np.concatenate([values.ravel() for _, values, _, _ in self._waiting]).astype(np.float32)
+        finite = bool(np.isfinite(rounded).all())
+        data, start = rounded.tobytes(), 0
+        for tensor, values, node, source in self._waiting:
+            end = start + 4 * values.size
+            if not finite and not np.isfinite(rounded[start // 4 : end // 4]).all():
+                self._refuse(node, source)
+            _set_raw(tensor, data[start:end])
+            start = end
+        self._waiting.clear()
+
+    def _refuse(self, node: Node, source: Constant | None) -> None:
+        finite = source is None or bool(np.isfinite(source.float64()).all())
+        self.unfit[self._scope.path, node.index] = unfit(node, source_is_finite=finite)
 
     # -- stored values -------------------------------------------------------------------------------------------
 
@@ -131,9 +148,7 @@ class ConstantWriter:
     def new(self, node: Node, values: NDArray[np.float64], data_type: int, wish: str) -> str:
         """Add a new constant and return its name."""
         name = self._free.take(wish)
-        tensor = TensorProto(name=name, data_type=data_type, dims=values.shape)
-        self._fill(tensor, values, data_type, node)
-        self._add(tensor)
+        self._fill(self._add(name, data_type, values.shape), values, data_type, node)
         return name
 
     def _wish(self, node: Node, constant: Constant | None, role: str) -> str:
@@ -156,23 +171,34 @@ class ConstantWriter:
             return False
         return readers[0].node is node and readers[0].position == position
 
-    def _add(self, tensor: TensorProto) -> None:
+    def _add(self, name: str, data_type: int, dims: tuple[int, ...]) -> TensorProto:
+        """A new, empty constant of this scope."""
         scope = self._scope
+        tensor = TensorProto(name=name, data_type=data_type, dims=dims)
         old_ir = scope.model.proto.ir_version < 4
         if scope.is_function or (old_ir and scope.parent is not None):
-            constant = NodeProto(op_type="Constant", output=[tensor.name])
+            constant = NodeProto(op_type="Constant", output=[name])
             attribute = constant.attribute.add(name="value", type=4)
             attribute.t.CopyFrom(tensor)
             self.new_nodes.append(constant)
-            return
+            return attribute.t
         scope.graph.initializer.append(tensor)
         if old_ir:
-            value = ValueInfoProto(name=tensor.name)
-            value.type.tensor_type.elem_type = tensor.data_type
+            value = ValueInfoProto(name=name)
+            value.type.tensor_type.elem_type = data_type
             value.type.tensor_type.shape.SetInParent()  # a scalar has a shape too: no dimensions
-            for size in tensor.dims:
+            for size in dims:
                 value.type.tensor_type.shape.dim.add(dim_value=size)
             scope.graph.input.add().CopyFrom(value)
+        return scope.graph.initializer[-1]
+
+
+def _set_raw(tensor: TensorProto, data: bytes) -> None:
+    """Replace a tensor's data, whichever way it was stored."""
+    if not tensor.HasField("raw_data"):
+        for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
+            tensor.ClearField(name)
+    tensor.raw_data = data
 
 
 def unfit(node: Node, *, source_is_finite: bool) -> Refusal:

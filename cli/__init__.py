@@ -23,9 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bnfold {__version__}")
         return 0
     if arguments is None:  # a process of our own, over in a moment: its graphs are not worth collecting
+        import atexit
         import gc
 
         gc.disable()
+        atexit.register(gc.freeze)  # nor is it worth looking for cycles on the way out
     from .app import run
 
     return run(given)

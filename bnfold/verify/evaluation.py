@@ -80,10 +80,12 @@ class Evaluation:
         if self.reference:
             return None
         overrides: dict[str, NDArray[Any]] = {}
+        total = 0
         for tensor in self.original.weights():
-            if sum(array.nbytes for array in overrides.values()) > _PERTURB_BYTES:
+            if total > _PERTURB_BYTES:
                 break
             overrides[tensor.name] = self._moved(tensor.name, self.original.array(tensor))
+            total += overrides[tensor.name].nbytes
         try:
             return self.original.session(
                 expose=expose, overrides=overrides, provider=self.options.provider, threads=self.options.threads

@@ -41,6 +41,7 @@ class _Run:
     epsilon: float = 0.0
     sources: tuple[str, ...] = ()
     fixed: tuple[float, float] | None = None  # ratio and tolerance, where the user gave the tolerance
+    unsteady: bool = False  # rounding alone makes NaN or infinities come and go
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class OutputJudge:
             spread=float(np.ptp(_finite(x))) if x.size else 0.0,
             epsilon=epsilon(x.dtype),
             sources=tuple(moved),
+            unsteady=_unsteady(x, moved),
             fixed=self._fixed(x, y, found) if (self.options.rtol, self.options.atol) != (None, None) else None,
         )
 
@@ -142,7 +144,7 @@ def _ratio(run: _Run, relative: float) -> float:
     """How many times the tolerance the error of a run is."""
     if run.fixed is not None:
         return run.fixed[0]
-    if run.metrics.mismatches:
+    if run.metrics.mismatches and not run.unsteady:
         return np.inf
     if not run.is_float or not run.metrics.max_abs:
         return 0.0
@@ -157,6 +159,8 @@ def _doubt(state: _State, relative: float) -> str:
     shapes = {shape for shape, _ in state.seen}
     if len(state.seen) > len(shapes) and len(set(state.seen)) == len(shapes):
         return "it does not depend on the inputs"
+    if all(run.unsteady for run in state.runs):
+        return "it overflows"
     if all(run.is_float and _tolerance(run, relative) > _BLIND * run.spread for run in state.runs):
         return "rounding alone moves the original as much as a wrong fold would"
     return ""
@@ -181,6 +185,13 @@ def _finite(array: NDArray[Any]) -> NDArray[np.float64]:
 def _largest(x: NDArray[Any], other: NDArray[Any]) -> float:
     error = metrics.distance(x, other)
     return float(error[np.isfinite(error)].max(initial=0.0))
+
+
+def _unsteady(x: NDArray[Any], moved: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether NaN and infinities of the original say nothing, because rounding moves them about (or may do so)."""
+    if np.isfinite(x.astype(np.float64)).all():
+        return False
+    return not moved or any(bool(np.isinf(metrics.distance(x, other)).any()) for other in moved.values())
 
 
 def _describe(arrays: list[NDArray[Any]]) -> str:

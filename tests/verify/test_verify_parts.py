@@ -17,7 +17,7 @@ from bnfold.report import Folded
 from bnfold.verify import metrics, noise
 from bnfold.verify.channels import compare_channels
 from bnfold.verify.constants import ConstantValues
-from bnfold.verify.labels import labels
+from bnfold.verify.labels import Labels
 from bnfold.verify.sites import pair
 from bnfold.verify.source import Source
 from bnfold.verify.types import tensor_types
@@ -222,13 +222,13 @@ def test_what_counts_as_the_same_operator(before, after, sites):
 def test_labels_prefer_the_folds_then_norms_then_what_is_there():
     made = Pair(head="plain")
     (site,) = pair(*views(made.original(), made.folded())).sites
-    assert labels(site, [made.fold()]) == ("BatchNormalization:n",)
-    assert labels(site, [Folded("other", "Mul", (), "", ("n",))]) == ("other",)
-    assert labels(site, []) == ("BatchNormalization:n",)
+    assert Labels([made.fold()]).of(site) == ("BatchNormalization:n",)
+    assert Labels([Folded("other", "Mul", (), "", ("n",))]).of(site) == ("other",)
+    assert Labels([]).of(site) == ("BatchNormalization:n",)
     changed = made.original()
     changed.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros(8, np.float32), "b"))
     sites = pair(*views(made.original(), changed)).sites
-    assert labels(sites[0], []) == ("Conv:c",)
+    assert Labels([]).of(sites[0]) == ("Conv:c",)
 
 
 def test_constants_of_every_form_have_values():
