@@ -6,7 +6,7 @@ when all of them do the very same: whichever body runs, the norm is then done al
 
 from __future__ import annotations
 
-from bnfold.graph import Node, Scope
+from bnfold.graph import CAPTURE, Node, Scope
 from bnfold.plan import Chain, ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Walker
@@ -27,7 +27,8 @@ def fold_across(roots: list[Scope], plans: Plans) -> None:
 
 def _fold_tensor(scope: Scope, plans: Plans, tensor: str) -> None:
     owners = {node.index: node for node, child in scope.children if tensor in child.captures}
-    if any(use.node.index not in owners for use in scope.value_readers(tensor)):
+    uses = plans[id(scope)].value_readers(tensor)
+    if any(use.position != CAPTURE or use.node.index not in owners for use in uses):
         return
     chains = _readers_inside(scope, plans, tensor, owners)
     if not chains or any(not chain.affine.same_as(chains[0][1].affine) for _, chain in chains):
@@ -53,7 +54,7 @@ def _readers_inside(
         plan = plans[id(child)]
         if tensor in child.output_set:
             return None
-        for use in child.value_readers(tensor):
+        for use in plan.value_readers(tensor):
             chain = plan.chain_of.get(use.node.index)
             if chain is None or chain.members[0].node is not use.node or not chain.staying or chain.rewritten:
                 return None

@@ -72,11 +72,7 @@ class _Sweep:
         self, scope: Scope, plan: ScopePlan | None, free: FreeNames, orphans: Orphans, applied: Applied
     ) -> None:
         self._scope = scope
-        self._plan = (
-            plan
-            if plan is not None and (plan.gone or plan.changed or any(plan.shrinks(c) for c in plan.chains))
-            else None
-        )
+        self._plan = plan if plan is not None and plan.changes_anything else None
         self._free = free
         self._orphans = orphans
         self._applied = applied
@@ -222,9 +218,8 @@ class _Sweep:
             self._orphans.lose(name for name in member.node.inputs if name != member.data)
         for index, inputs in self._writer.inputs.items():
             self._orphans.lose(self._scope.nodes[index].input(position) for position in inputs)
-        for chain in plan.chains:
-            if chain.dropped and not self._scope.readers(chain.output) and chain.output not in self._scope.output_set:
-                self._orphans.lose([chain.data])
+        for index in sorted(plan.dead):
+            self._orphans.remove(self._scope.nodes[index])
 
     def _rebuild(self, renamed: dict[str, str]) -> None:
         graph, scope = self._scope.graph, self._scope
@@ -277,8 +272,7 @@ class _Sweep:
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
-    weight = node.scope.producer(node.input(1))
-    if weight is not None and weight.op == "DequantizeLinear":
+    if isinstance(quantized.dequantized(node, 1), quantized.Dequantized):
         assert into is None, "quantized weights take an affine behind the operator only"
         assert out is not None, "only operators that take an affine are rewritten"
         return quantized.rewrite(node, out)

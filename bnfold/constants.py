@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from bnfold import blobs, dtypes
+from bnfold.errors import ModelReadError, printable
 
 if TYPE_CHECKING:
     from bnfold.blobs import Blob
@@ -80,15 +81,24 @@ class Constant:
         blob = self.blob
         if blob is not None:
             return blobs.array(blob, self.data_type, self.dims)
-        return dtypes.tensor_array(self.tensor).reshape(self.dims)
+        try:
+            return dtypes.tensor_array(self.tensor).reshape(self.dims)
+        except ValueError as error:
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> ModelReadError:
+        path = printable(self.scope.model.path or "the model")
+        name, dims = printable(self.name), list(self.dims)
+        return ModelReadError(f"{path}: the data of tensor '{name}' does not fit its shape {dims}; export it again")
 
     def float64(self) -> NDArray[np.float64]:
         """The values as float64, shaped; exact for every float type."""
         tensor = self.tensor
         if tensor is not None and tensor.data_type == dtypes.FLOAT and tensor.HasField("raw_data"):
-            return (
-                np.frombuffer(tensor.raw_data, "<f4").astype(np.float64).reshape(self.dims)
-            )  # the usual case, quickly
+            try:  # the usual case, quickly
+                return np.frombuffer(tensor.raw_data, "<f4").astype(np.float64).reshape(self.dims)
+            except ValueError as error:
+                raise self._unreadable() from error
         return self.array().astype(np.float64)
 
 

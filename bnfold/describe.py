@@ -33,6 +33,10 @@ def describe(roots: list[Scope], plans: dict[int, ScopePlan]) -> tuple[tuple[Fol
             rows: list[tuple[int, Folded | Kept]] = []
             for index, refusal in plan.refused.items():
                 rows.append((index, _kept(scope.nodes[index], refusal)))
+            for member in plan.unread:
+                node = member.node
+                removed = Folded(node.label, node.proto.op_type, (), "removed: nobody reads it", (), scope.path)
+                rows.append((node.index, removed))
             for chain in plan.chains:
                 rows += _chain_rows(plan, chain)
             for _, row in sorted(rows, key=lambda pair: pair[0]):
@@ -82,7 +86,7 @@ def _folded(plan: ScopePlan, chain: Chain, node: Node, sites: tuple[str, ...]) -
 
 def _words(chain: Chain, routes: list[Route]) -> str:
     if chain.dropped:
-        return "removed: it changes nothing" if chain.affine.identity else "removed: nobody reads it"
+        return "removed: it changes nothing"
     if not routes:
         return "merged with its neighbours"
     parts = [_route_words(route) for route in routes]

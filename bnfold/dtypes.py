@@ -30,6 +30,7 @@ __all__ = [
     "all_finite",
     "from_float64",
     "itemsize",
+    "limits",
     "load_float64",
     "nbytes",
     "numpy_dtype",
@@ -82,6 +83,12 @@ def numpy_dtype(data_type: int) -> np.dtype[Any]:
 def itemsize(data_type: int) -> int:
     """Return the bytes per element; ``KeyError`` for strings and for types that pack several elements in a byte."""
     return _DTYPES[data_type].itemsize
+
+
+def limits(data_type: int) -> tuple[float, float]:
+    """The smallest normal and the largest number of a type in ``FLOATS``."""
+    kind = np.finfo(np.float32) if data_type == BFLOAT16 else np.finfo(_DTYPES[data_type])
+    return float(kind.smallest_normal), float(kind.max)
 
 
 def nbytes(data_type: int, dims: Iterable[int]) -> int | None:

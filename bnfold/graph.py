@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from bnfold.errors import printable
+from bnfold.errors import ModelReadError, printable
 
 if TYPE_CHECKING:
     from bnfold.constants import Constants
@@ -115,11 +115,27 @@ class Scope:
         )
         self.outputs: list[str] = list(graph.output) if self.is_function else [value.name for value in graph.output]
         self.output_set = frozenset(self.outputs)
+        self.protected = self._protected()
         self.nodes = [Node(self, index, proto) for index, proto in enumerate(graph.node)]
         self.producers: dict[str, Node] = {}
         self._readers: dict[str, list[Use]] = {}
         self.captures: set[str] = set()
         self._index()
+
+    def _protected(self) -> frozenset[str]:
+        """Initializers that may neither change nor go: callers, training or annotations refer to them by name."""
+        if self.is_function:
+            return frozenset()
+        proto = self.model.proto
+        names: set[str] = set()
+        if proto.ir_version >= 4:
+            names.update(name for name in self.inputs if name in self.initializers)
+        for note in self.graph.quantization_annotation:
+            names.update(entry.value for entry in note.quant_parameter_tensor_names)
+        for training in proto.training_info if self.parent is None else ():
+            for entry in (*training.initialization_binding, *training.update_binding):
+                names.update((entry.key, entry.value))
+        return frozenset(names)
 
     def _index(self) -> None:
         readers, producers, functions = self._readers, self.producers, self.function_names
@@ -140,6 +156,12 @@ class Scope:
                 for name in sorted(child.captures):
                     readers.setdefault(name, []).append(Use(node, CAPTURE))
         producers.pop("", None)
+        for name, node in producers.items():
+            if name in readers and readers[name][0].node.index <= node.index:
+                raise ModelReadError(
+                    f"{printable(self.model.path or 'the model')}: node '{readers[name][0].node.label}' reads "
+                    f"'{printable(name)}' before it is made; sort the nodes topologically first"
+                )
         self.captures = {n for n in (*readers, *self.outputs) if n and not self.defines(n)}
 
     def _child_path(self, node: Node, attribute: str) -> str:

@@ -34,11 +34,12 @@ class Orphans:
         """Follow the losses to their end; returns captured tensors that this scope no longer reads at all."""
         given_back = []
         initializers, outputs = self._scope.initializers, self._scope.output_set
+        kept = self._scope.protected
         while self._open:
             name = self._open.pop()
             if self._lost[name] < len(self._scope.readers(name)) or name in outputs:
                 continue
-            if name in initializers:
+            if name in initializers and name not in kept:
                 self.tensors.add(name)
                 continue
             node = self._scope.producer(name)
@@ -49,8 +50,11 @@ class Orphans:
         return sorted(set(given_back))
 
     def _orphaned(self, node: Node) -> None:
-        if node.index in self.nodes or any(self._is_read(name) for name in node.outputs):
-            return
+        if node.index not in self.nodes and not any(self._is_read(name) for name in node.outputs):
+            self.remove(node)
+
+    def remove(self, node: Node) -> None:
+        """The node goes, and with it all that it reads."""
         self.nodes.add(node.index)
         self.lose(node.inputs)
         for owner, child in self._scope.children:

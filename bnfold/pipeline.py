@@ -144,6 +144,8 @@ def fold_file(
     try:
         folding, _, proof, withdrawn = _proven(attempt, name if options.verify else None, options)
         staged = stages[-1]
+        if not folding.folded and Path(target).exists() and Path(target).samefile(name):
+            return _report(folding, options, proof, withdrawn, source=name)  # the file is what it should be already
         staged.commit()
     finally:
         for left in stages:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnfold import read
+from bnfold import dtypes, read
 from bnfold.absorb import matmul
 from bnfold.affine import Affine
-from bnfold.graph import Node, Scope
+from bnfold.graph import Node, Scope, Use
 from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
 from bnfold.route import Route, Walker
@@ -51,7 +51,7 @@ class Chain:
         affine: all of them composed, on the data tensor's axes.
         routes: how it left, towards producers and consumers; empty when it stays.
         refusal: why it stays.
-        dropped: it does nothing, or nobody reads it.
+        dropped: it does nothing.
         rewritten: it stays with another affine than its members have: others merged into it, or half of it left.
         into_chain: the chain that took it over.
     """
@@ -99,6 +99,7 @@ class ScopePlan:
         edits: constants that change: (node index, slot) -> (affines one after another, default value).
         adds: MatMuls behind which an Add has to be written.
         changed: tensors whose value changes -> the chain that changed them last.
+        dead: nodes whose results nobody uses; unread: the affines among them that are the cause.
         exposed: tensors that become outputs of the graph because identities behind them disappear.
     """
 
@@ -116,7 +117,14 @@ class ScopePlan:
         self.adds: set[int] = set()
         self.changed: dict[str, Chain] = {}
         self.exposed: set[str] = set()
+        self.dead: set[int] = set()
+        self.unread: list[AffineNode] = []
         self.excluded_hosts = {index: r for (path, index), r in limits.hosts.items() if path == scope.path}
+
+    def value_readers(self, tensor: str) -> list[Use]:
+        """The reads that look at the tensor's values and whose results are used."""
+        found = self.scope.value_readers(tensor)
+        return [use for use in found if use.node.index not in self.dead] if self.dead else found
 
     # -- decisions -----------------------------------------------------------------------------------------------
 
@@ -157,7 +165,22 @@ class ScopePlan:
         """Whether a staying chain is to be written anew, with fewer operators or another affine."""
         if not chain.staying or not self.may_change(chain):
             return False
+        if not chain.rewritten and not self.expressible(chain, chain.affine):
+            return False
         return chain.rewritten or len(chain.members) > chain.operators_needed() > 0
+
+    @property
+    def changes_anything(self) -> bool:
+        return bool(self.gone or self.changed or self.dead) or any(self.shrinks(chain) for chain in self.chains)
+
+    def expressible(self, chain: Chain, affine: Affine) -> bool:
+        """Whether constants of the chain's type hold the affine: nothing too large, no scale that is lost near zero."""
+        names = (name for member in chain.members for name in member.node.inputs if name != member.data)
+        constants = [c for c in map(self.scope.constants.get, names) if c is not None and c.floating]
+        smallest, largest = dtypes.limits(constants[0].data_type if constants else dtypes.FLOAT)
+        size = np.abs(affine.scale)
+        lost = ((size > 0) & (size < smallest)).any()
+        return not lost and max(size.max(), np.abs(affine.shift).max()) <= largest
 
     def can_merge(self, node: Node, affine: Affine, *, into: bool) -> bool:
         """Whether the chain that ``node`` belongs to can take another affine without growing."""
@@ -173,14 +196,20 @@ class ScopePlan:
             if into
             else compose(self.scope, chain.data, chain.affine, affine)
         )
-        if both is None or both.scale.size != max(chain.affine.scale.size, affine.scale.size):
+        if (
+            both is None
+            or not self.expressible(chain, both)
+            or both.scale.size != max(chain.affine.scale.size, affine.scale.size)
+        ):
             return False
         if chain.norm is not None:
             return both.uniform or (
                 self.scope.shapes.axis(chain.data, both.axis) == 1 and both.scale.size == chain.norm.affine.scale.size
             )
         needed = int(both.scales) + int(both.shifts)
-        return needed <= max(chain.operators_needed(), 1) and both.scale.size == chain.affine.scale.size
+        if both.scale.size != chain.affine.scale.size:
+            return False
+        return needed <= min(len(chain.members), max(chain.operators_needed(), 1))
 
 
 def compose(scope: Scope, tensor: str, first: Affine, second: Affine) -> Affine | None:
@@ -203,6 +232,7 @@ def plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
 
 def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
     plan = ScopePlan(scope, limits)
+    _find_dead(plan)
     _collect(plan)
     for chain in plan.chains:
         _drop_identity(plan, chain)
@@ -227,10 +257,38 @@ def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
 # -- collecting --------------------------------------------------------------------------------------------------------
 
 
+def _find_dead(plan: ScopePlan) -> None:
+    """Affines that nobody reads, and all that is computed for them alone."""
+    scope = plan.scope
+    waiting: list[Node] = []
+    for node in scope.nodes:
+        if read.is_affine_operator(node) and _unused(plan, node):
+            found = _read(plan, node)
+            if isinstance(found, AffineNode):
+                plan.unread.append(found)
+                waiting.append(node)
+    while waiting:
+        node = waiting.pop()
+        if node.index in plan.dead or not _unused(plan, node):
+            continue
+        plan.dead.add(node.index)
+        captured = [name for owner, child in scope.children if owner is node for name in child.captures]
+        producers = (scope.producer(name) for name in (*node.inputs, *captured))
+        waiting.extend(producer for producer in producers if producer is not None)
+
+
+def _unused(plan: ScopePlan, node: Node) -> bool:
+    scope = plan.scope
+    return not any(
+        name in scope.output_set or any(use.node.index not in plan.dead for use in scope.readers(name))
+        for name in node.outputs
+    )
+
+
 def _collect(plan: ScopePlan) -> None:
     """Read every affine of the scope and tie those in a row together."""
     for node in plan.scope.nodes:
-        if not read.is_affine_operator(node):
+        if not read.is_affine_operator(node) or node.index in plan.dead:
             continue
         found = _read(plan, node)
         if isinstance(found, Refusal):
@@ -264,7 +322,7 @@ def _link(plan: ScopePlan, member: AffineNode) -> None:
     producer = scope.producer(member.data)
     before = plan.chain_of.get(producer.index) if producer is not None else None
     if before is not None and before.output == member.data and member.data not in scope.output_set:
-        readers = scope.value_readers(member.data)
+        readers = plan.value_readers(member.data)
         both = compose(scope, member.data, before.affine, member.affine) if len(readers) == 1 else None
         norm = before.norm or (member if member.norm else None)
         fits = norm is None or both is None or both.scale.size == norm.affine.scale.size
@@ -280,9 +338,7 @@ def _link(plan: ScopePlan, member: AffineNode) -> None:
 
 def _drop_identity(plan: ScopePlan, chain: Chain) -> None:
     """A chain that does nothing disappears, unless it is all that connects an input to an output."""
-    scope = plan.scope
-    unread = not scope.readers(chain.output) and chain.output not in scope.output_set
-    if not unread and not chain.affine.identity:
+    if not chain.affine.identity:
         return
     if _connects(plan, chain):
         chain.refusal = Refusal(
@@ -290,7 +346,7 @@ def _drop_identity(plan: ScopePlan, chain: Chain) -> None:
         )
         return
     chain.dropped = True
-    plan.remove(chain, keeps_input=unread)
+    plan.remove(chain, keeps_input=False)
 
 
 def _connects(plan: ScopePlan, chain: Chain) -> bool:
@@ -327,7 +383,7 @@ def _worthwhile(chain: Chain, route: Route, others: int = 0) -> Refusal | None:
 
 def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
     """Other chains that do the very same to the same tensor; they can go into its producer together."""
-    readers = plan.scope.value_readers(chain.data)
+    readers = plan.value_readers(chain.data)
     if len(readers) == 1:
         return []
     found = []
@@ -342,7 +398,7 @@ def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
             return []
         if other is not chain:
             found.append(other)
-    outputs = [c.output for c in (chain, *found) if c.output in plan.scope.output_set]
+    outputs = [c.output for c in (chain, *found) if c.output in plan.scope.output_set or c.output in plan.exposed]
     return found if len(outputs) <= 1 else []
 
 

@@ -74,6 +74,11 @@ CODES: dict[str, Explanation] = {
         "In float16 everything above 65504 becomes infinity.",
         "Fold the float32 model first and convert to float16 afterwards.",
     ),
+    "underflow": Explanation(
+        "A channel of the folded weight is too small for the weight's data type.",
+        "Below 6e-5 a float16 loses digits one by one, and the channel would lose its precision.",
+        "Fold the float32 model first and convert to float16 afterwards.",
+    ),
     "no-producer": Explanation(
         "The tensor comes straight from a graph input, with no linear operator in front.",
         "There is no weight behind it that could take the scale and shift.",

@@ -186,7 +186,7 @@ class Walker:
         """A tensor may change only when nobody but the route reads it."""
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
-        uses = self._scope.value_readers(tensor)
+        uses = self._plan.value_readers(tensor)
         for node, position in uses:
             if node.index in readers:
                 continue
@@ -226,7 +226,7 @@ class Walker:
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None)
         route.tensors.append(tensor)
-        for node, position in self._scope.value_readers(tensor):
+        for node, position in self._plan.value_readers(tensor):
             if position == CAPTURE:
                 return Refusal("captured", f"'{tensor}' is read inside a subgraph of '{node.label}'", node.label)
             refusal = self._into(route, stack, node, position, tensor, affine, depth)

@@ -37,6 +37,8 @@ class Shapes:
         self._known: dict[str, Dims | None] = {}
         self._declared: dict[str, Any] | None = None
         self._inferred: dict[str, Any] | None = None
+        self.computed: dict[str, Any] = {}
+        """What ``symbolic.values`` found out about shape tensors."""
 
     # -- what rules ask ------------------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class Shapes:
                 break
             path.append(current)
             node = self._scope.producers.get(current)
-            current = _shape_source(node) if node is not None else None
+            current = _shape_source(node, current)
             if current in path:
                 break
         for tensor in reversed(path):
@@ -126,13 +128,15 @@ class Shapes:
         if node.op == "Constant":
             constant = self._scope.constants.get(name)
             return None if constant is None else constant.dims
-        source = _shape_source(node)
-        if source is not None:
-            dims = self._known.get(source)
-            return dims if node.op in SAME_AS_FIRST else _derived(node, dims)
-        if node.op in _BROADCAST:
-            return self._broadcast(node)
-        return _reshaped(node) if node.op == "Reshape" else _linear(node)
+        source = _shape_source(node, name)
+        if source is None:
+            return self._broadcast(node) if node.op in _BROADCAST else _linear(node)
+        dims = self._known.get(source)
+        if node.op == "Reshape":
+            return _reshaped(node, dims)
+        if node.op == "MatMul":
+            return _product_dims(dims, self._known.get(node.input(1)) or self._constant_dims(node.input(1)))
+        return dims if node.op in SAME_AS_FIRST else _derived(node, dims)
 
     def _broadcast(self, node: Node) -> Dims | None:
         """A shape with a known rank and numbers where all operands agree; dims of 1 stretch."""
@@ -181,7 +185,7 @@ class Shapes:
 def _infer_scopes(root: Scope) -> None:
     bare = ModelProto()
     bare.CopyFrom(root.model.proto)
-    _forget_declarations(bare.graph)
+    _forget_declarations(bare.graph, overridable=bare.ir_version >= 4)
     try:
         inferred: ModelProto = shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
@@ -194,11 +198,19 @@ def _infer_scopes(root: Scope) -> None:
             pairs.extend((child, body) for body in _bodies(graph.node[node.index]) if _same_body(child, body))
 
 
-def _forget_declarations(graph: Any) -> None:
-    """Leave only the inputs' shapes, so that what inference finds is proven and not repeated."""
+def _forget_declarations(graph: Any, *, overridable: bool) -> None:
+    """Leave only the inputs' shapes, so that what inference finds is proven and not repeated.
+
+    Where callers can override initializers, their values prove nothing either.
+    """
     waiting = [graph]
     while waiting:
         body = waiting.pop()
+        given = {value.name for value in body.input} if overridable else set()
+        kept = [tensor for tensor in body.initializer if tensor.name not in given]
+        if len(kept) != len(body.initializer):
+            del body.initializer[:]
+            body.initializer.extend(kept)
         del body.value_info[:]
         for value in body.output:
             value.type.tensor_type.ClearField("shape")
@@ -256,19 +268,17 @@ def _stretch(dims: list[Dim]) -> Dim:
     return others.pop() if len(others) == 1 else None
 
 
-def _shape_source(node: Node | None) -> str | None:
-    """The input whose shape decides the output's, for operators where one does."""
-    if node is None or not node.inputs:
+def _shape_source(node: Node | None, name: str) -> str | None:
+    """The input whose shape decides this output's, for operators where one does."""
+    if node is None or not node.inputs or name != node.outputs[0]:
         return None
-    follows = node.op in SAME_AS_FIRST or node.op in _DERIVED
+    follows = node.op in SAME_AS_FIRST or node.op in _DERIVED or node.op in ("MatMul", "Reshape")
     return node.inputs[0] if follows else None
 
 
 def _linear(node: Node) -> Dims | None:
     """What the weight alone tells: a Conv's output has the weight's rank and its number of filters."""
     weight = node.scope.constants.get(node.input(1)) if node.op in ("Conv", "ConvTranspose", "Gemm") else None
-    if node.op == "MatMul":
-        return _product_dims(node)
     if node.op == "Gemm":
         columns = None if weight is None or len(weight.dims) != 2 else weight.dims[1 - node.integer("transB", 0)]
         return (None, columns)
@@ -278,9 +288,8 @@ def _linear(node: Node) -> Dims | None:
     return (None, channels, *[None] * (len(weight.dims) - 2))
 
 
-def _product_dims(node: Node) -> Dims | None:
+def _product_dims(left: Dims | None, right: Dims | None) -> Dims | None:
     """A product of stacks of matrices; stacks broadcast."""
-    left, right = (node.scope.shapes.known_dims(name) for name in node.inputs[:2])
     if left is None or right is None or len(left) < 2 or len(right) < 2:
         return None
     rank = max(len(left), len(right)) - 2
@@ -288,10 +297,10 @@ def _product_dims(node: Node) -> Dims | None:
     return (*stack, left[-2], right[-1])
 
 
-def _reshaped(node: Node) -> Dims | None:
+def _reshaped(node: Node, dims: Dims | None) -> Dims | None:
     from bnfold import symbolic
 
-    source = symbolic.dimensions(node.scope, node.inputs[0], node.scope.shapes.known_dims(node.inputs[0]) or ())
+    source = symbolic.dimensions(node.scope, node.inputs[0], dims or ())
     return symbolic.plain(symbolic.reshaped(node, source or []))
 
 

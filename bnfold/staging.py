@@ -5,8 +5,8 @@ their names, the data file first and the model file last. Moving the model file 
 exists: until then the old one is as it was.
 
 A data file is never overwritten, since the old model points into it until that moment. The new data goes by the first
-name that is free: ``model.onnx.data``, ``model.onnx.1.data``, and so on. After the commit, a data file that the
-replaced model used is removed if it has a name of this kind, for the same model, and the input does not need it.
+name that is free: ``model.onnx.data``, ``model.onnx.1.data``, and so on. The data file that the replaced model used
+stays, because a copy of that model may still need it; a note says so.
 
 Whatever happens to the *process* - an error, Ctrl-C, SIGKILL - the files are whole, because the system holds what was
 written. A power loss is another matter: only what was flushed to the disk is safe then. Flushing takes longer than
@@ -56,11 +56,10 @@ class Staged:
     discards what was not committed.
     """
 
-    def __init__(self, folder: str, moves: list[tuple[str, str]], superseded: list[str]) -> None:
+    def __init__(self, folder: str, moves: list[tuple[str, str]]) -> None:
         self._folder = folder
         self._moves = moves
         self._committed = False
-        self._superseded = superseded
         self.model_path = moves[-1][0]
         self.files = [final for _, final in moves]
 
@@ -86,9 +85,6 @@ class Staged:
         except OSError as error:
             self._take_back()
             raise _write_error(self.files[-1], error) from error
-        for old in self._superseded:
-            with contextlib.suppress(OSError):
-                os.unlink(old)
         self.discard()
 
     def _take_back(self) -> None:
@@ -142,11 +138,11 @@ def stage(
             data, offsets = data_output(os.path.join(folder, data_name), external)
             outputs.append(data)
         outputs.append(skeleton.output(os.path.join(folder, os.path.basename(final)), data_name, offsets))
-        superseded = _superseded(model, final, mode)
+        model.notes += _left_behind(model, final, mode)
         write(outputs, mode=mode, progress=progress, threads=threads)
         parent = os.path.dirname(final)
         moves = [(output.path, os.path.join(parent, os.path.basename(output.path))) for output in outputs]
-        return Staged(folder, moves, superseded)
+        return Staged(folder, moves)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
@@ -218,8 +214,8 @@ def _free_name(final: str) -> str:
     return next(name for name in names if not os.path.lexists(os.path.join(os.path.dirname(final), name)))
 
 
-def _superseded(model: Model, final: str, mode: int | None) -> list[str]:
-    """Return the data files that nobody needs once the file at ``final`` is replaced."""
+def _left_behind(model: Model, final: str, mode: int | None) -> list[str]:
+    """Return notes about data files that only the model being replaced at ``final`` is known to use."""
     if mode is None:
         return []
     from bnfold.files import load
@@ -238,8 +234,10 @@ def _superseded(model: Model, final: str, mode: int | None) -> list[str]:
             continue
         folder, name = os.path.split(blob.path)
         if owned.fullmatch(name) and os.path.realpath(parent) == folder and not os.path.islink(blob.path):
-            result.add(os.path.join(parent, name))
-    return sorted(result)
+            result.add(name)
+    return [
+        f"kept '{printable(name)}', which the replaced model used; other models may need it" for name in sorted(result)
+    ]
 
 
 def _flush(path: str) -> None:

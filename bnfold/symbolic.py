@@ -21,6 +21,7 @@ __all__ = ["ONE", "Monomial", "Shape", "dimensions", "plain", "product", "reshap
 
 _DEPTH = 40
 _LONGEST = 16
+_NAMELESS = {"", "?", "None"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,12 @@ def dimensions(scope: Scope, tensor: str, dims: Dims | None = None) -> Shape | N
     origin = tensor
     for _ in range(_DEPTH):
         node = scope.producer(origin)
-        if node is None or node.op not in SAME_AS_FIRST:
+        if node is None or node.op not in SAME_AS_FIRST or origin != node.outputs[0]:
             break
         origin = node.inputs[0]
-    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d or f"?{origin}:{i}",)) for i, d in enumerate(found)]
+    twice = {d for d in found if isinstance(d, str) and found.count(d) > 1}  # then it names no size
+    named = [d if isinstance(d, int) or d not in twice | _NAMELESS else None for d in found]
+    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d or f"?{origin}:{i}",)) for i, d in enumerate(named)]
 
 
 def reshaped(node: Node, source: Shape) -> Shape | None:
@@ -99,11 +102,15 @@ def values(scope: Scope, name: str, depth: int = 0) -> Shape | None:
         if constant.floating or constant.size > _LONGEST or len(constant.dims) > 1:
             return None
         return [Monomial(int(v)) for v in constant.array().ravel()]
-    node = scope.producer(name)
-    if node is None or depth > _DEPTH:
-        return None
-    rule = _RULES.get(node.op)
-    return None if rule is None else rule(node, depth + 1)
+    known = scope.shapes.computed
+    if name not in known:
+        node = scope.producer(name)
+        rule = None if node is None or depth > _DEPTH else _RULES.get(node.op)
+        found = None if rule is None or node is None else rule(node, depth + 1)
+        short = found is not None and all(len(m.names) <= _LONGEST for m in found) and len(found) <= _LONGEST
+        known[name] = found if short else None
+    remembered: Shape | None = known[name]
+    return remembered
 
 
 def _shape(node: Node, depth: int) -> Shape | None:  # noqa: ARG001 - one signature for all rules

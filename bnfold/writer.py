@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _SMALL = 1 << 12
 """Elements up to which float32 constants are rounded together rather than one by one."""
 
+_ROOM = 2.0**66
+"""Factors this far above the smallest normal number, 1e-18 in float32, make no weight of ordinary size subnormal."""
+
 __all__ = ["ConstantWriter", "HostsUnfit", "unfit"]
 
 
@@ -81,6 +84,9 @@ class ConstantWriter:
         self.inputs.setdefault(node.index, {})[change.position] = name
 
     def _fill_scaled(self, tensor: TensorProto, constant: Constant, node: Node, change: Scaled) -> None:
+        if _underflows(constant, change):
+            reason = f"a channel of the folded weight of '{node.label}' is too small for its data type"
+            self.unfit[self._scope.path, node.index] = Refusal("underflow", reason, node.label)
         blob = constant.blob
         if blob is not None:
             scaled = ScaledBlob(blob, constant.data_type, change.shape, change.factors)
@@ -101,8 +107,7 @@ class ConstantWriter:
         source: Constant | None = None,
     ) -> None:
         if data_type not in dtypes.FLOATS:  # integers, held exactly by float64
-            tensor.ClearField("int32_data")
-            tensor.raw_data = values.astype(dtypes.numpy_dtype(data_type)).tobytes()
+            _set_raw(tensor, values.astype(dtypes.numpy_dtype(data_type)).tobytes())
             return
         if data_type == dtypes.FLOAT and values.size <= _SMALL:
             self._waiting.append((tensor, values, node, source))
@@ -164,7 +169,7 @@ class ConstantWriter:
 
     def _sole(self, constant: Constant, node: Node, position: int) -> bool:
         """Whether the stored tensor is read here and nowhere else, so that it can change in place."""
-        if constant.tensor is None or constant.scope is not self._scope:
+        if constant.tensor is None or constant.scope is not self._scope or constant.name in self._scope.protected:
             return False
         readers = self._scope.readers(constant.name)
         if len(readers) != 1 or readers[0].position == CAPTURE or constant.name in self._scope.output_set:
@@ -193,11 +198,28 @@ class ConstantWriter:
         return scope.graph.initializer[-1]
 
 
+def _underflows(constant: Constant, change: Scaled) -> bool:
+    """Whether the largest weight of some channel would become subnormal, and the channel lose its precision."""
+    smallest, _ = dtypes.limits(constant.data_type)
+    sizes = [np.abs(factor) for factor in change.factors]
+    if all(size.min(initial=1.0, where=size > 0) >= smallest * _ROOM for size in sizes):
+        return False
+    weight = np.abs(constant.array().reshape(change.shape))
+    for size in sizes:
+        across = tuple(axis for axis, length in enumerate(size.shape) if length == 1)
+        largest = weight.max(axis=across, keepdims=True).astype(np.float64) * size if weight.size else size
+        if ((largest > 0) & (largest < smallest) & (size < 1.0)).any():
+            return True
+    return False
+
+
 def _set_raw(tensor: TensorProto, data: bytes) -> None:
     """Replace a tensor's data, whichever way it was stored."""
     if not tensor.HasField("raw_data"):
-        for name in ("float_data", "int32_data", "double_data", "external_data", "data_location"):
+        for name in ("float_data", "int32_data", "int64_data", "uint64_data", "double_data"):
             tensor.ClearField(name)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
     tensor.raw_data = data
 
 

@@ -128,6 +128,8 @@ def contract(values: NDArray[Any], vector: NDArray[np.float64], axes: tuple[int,
 
     The first axis must not be summed over. Memory above the weight itself stays bounded, however large it is.
     """
+    if values.shape[0] == 0:
+        return np.zeros(0)
     rows = max(1, _CONTRACT_BLOCK // max(1, values[:1].size))
     parts = []
     for start in range(0, values.shape[0], rows):

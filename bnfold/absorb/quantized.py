@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold import dtypes
 from bnfold.absorb.port import Port, Rewrite, Stored, bias_of
 from bnfold.affine import Affine, Vector
 from bnfold.constants import Constant
@@ -104,6 +105,9 @@ def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusa
     scale = _new_scale(weight, axis, affine.scale)
     if isinstance(scale, Refusal):
         return scale
+    smallest, largest = dtypes.limits(weight.scale.data_type)
+    if ((scale > 0) & (scale < smallest)).any() or scale.max() > largest:
+        return Refusal("overflow", f"a scale of '{weight.node.label}' does not fit its data type", node.label)
     if (affine.scale < 0).any() and _flipped(weight, axis, affine.scale) is None:
         return Refusal(
             "quantized",

@@ -52,6 +52,8 @@ def move(source: Shape, target: Shape, affine: Affine) -> Affine | None:
     axis."""
     if affine.uniform:
         return affine
+    if any(m.number == 0 for m in (*source, *target)):
+        return None
     channels, front = affine.scale.size, product(source[: affine.axis])
     if source[affine.axis] != Monomial(channels):
         return None

@@ -246,6 +246,8 @@ def _pad(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | Re
         return Refusal(
             "padding", f"Pad '{node.label}' writes one value, and it would have to differ per channel", node.label
         )
+    if slot == 2 and not node.input(2) and node.scope.shapes.element_type(node.inputs[0]) is None:
+        return Refusal("shape-unknown", f"the element type in front of Pad '{node.label}' is not known", node.label)
     one = Affine(follow.scale[:1], follow.shift[:1])
     if np.any(follow.scale != one.scale[0]):
         one = Affine.of(1.0, float(values[0]) - value)

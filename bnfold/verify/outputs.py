@@ -144,7 +144,9 @@ def _ratio(run: _Run, relative: float) -> float:
     """How many times the tolerance the error of a run is."""
     if run.fixed is not None:
         return run.fixed[0]
-    if run.metrics.mismatches and not run.unsteady:
+    if run.unsteady:
+        return 0.0
+    if run.metrics.mismatches:
         return np.inf
     if not run.is_float or not run.metrics.max_abs:
         return 0.0
@@ -189,9 +191,9 @@ def _largest(x: NDArray[Any], other: NDArray[Any]) -> float:
 
 def _unsteady(x: NDArray[Any], moved: Mapping[str, NDArray[Any]]) -> bool:
     """Whether NaN and infinities of the original say nothing, because rounding moves them about (or may do so)."""
-    if np.isfinite(x.astype(np.float64)).all():
-        return False
-    return not moved or any(bool(np.isinf(metrics.distance(x, other)).any()) for other in moved.values())
+    if any(bool(np.isinf(metrics.distance(x, other)).any()) for other in moved.values()):
+        return True
+    return not moved and not np.isfinite(x.astype(np.float64)).all()
 
 
 def _describe(arrays: list[NDArray[Any]]) -> str:
