@@ -230,7 +230,7 @@ EXPECTED: dict[str, Expected] = {  # norms left, and why
     "resnet8_qdq_static": (9, {"blocked"}),
     "siamese_shared_conv_split_bn": (0, set()),
     "ssdlite_heads": (0, set()),
-    "stgcn_skeleton": (3, {"reshape", "shape-unknown"}),
+    "stgcn_skeleton": (3, {"reshape", "axis"}),
     "tcn_chomp": (0, set()),
     "tfkeras2_conv3d_video_raw": (0, set()),
     "tfkeras2_resnet20_v2_raw": (6, {"shared-output"}),
