@@ -37,8 +37,7 @@ class Affine:
     def of(scale: object, shift: object = 0.0, axis: int = 1) -> Affine:
         """Make an affine from anything that NumPy turns into vectors or scalars; scalars stretch to the other's
         length."""
-        s = np.atleast_1d(np.asarray(scale, dtype=np.float64))
-        t = np.atleast_1d(np.asarray(shift, dtype=np.float64))
+        s, t = _vector(scale), _vector(shift)
         if s.size != t.size:
             s, t = (np.array(a) for a in np.broadcast_arrays(s, t))
         return Affine(s, t, axis)
@@ -110,3 +109,9 @@ class Affine:
             and np.array_equal(self.scale, other.scale)
             and np.array_equal(self.shift, other.shift)
         )
+
+
+def _vector(values: object) -> Vector:
+    """A vector of float64, or of the machine's longer type where the values have it already (see ``read``)."""
+    array = np.atleast_1d(np.asarray(values))
+    return array if array.dtype == np.longdouble else array.astype(np.float64, copy=False)

@@ -82,8 +82,8 @@ def _read_norm(node: Node) -> AffineNode | Refusal:
     if len({v.size for v in vectors}) != 1 or not vectors[0].size:
         return Refusal("parameter-shape", "scale, bias, mean and variance differ in length", node.label)
     if extended:
-        # Scale and shift of a float64 norm would carry four roundings of float64 into float64 weights. Where the
-        # machine has a longer type they carry one.
+        # Computed in float64, the scale and shift of a float64 norm carry four roundings into float64 weights. Where
+        # the machine has a longer type, they stay in it until the weights are written.
         vectors = [v.astype(np.longdouble) for v in vectors]
     return _norm_affine(node, *vectors)
 
@@ -98,7 +98,6 @@ def _norm_affine(node: Node, gamma: Vector, beta: Vector, mean: Vector, variance
     # An infinity or NaN in any parameter reaches the sum, except an infinite variance, which reaches its own.
     if not math.isfinite(float(scale.sum()) + float(shift.sum()) + float(spread.sum())):
         return Refusal("not-finite", "a parameter holds an infinity or NaN, or the scale is too large", node.label)
-    scale, shift = scale.astype(np.float64, copy=False), shift.astype(np.float64, copy=False)
     return AffineNode(node, node.inputs[0], Affine(scale, shift, 1), norm=True)
 
 

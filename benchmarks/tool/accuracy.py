@@ -191,7 +191,7 @@ def stored(value: np.ndarray, dtype: str) -> np.ndarray:
 def ulps(got: np.ndarray, want: np.ndarray, dtype: str) -> np.ndarray:
     """``|got - exact| / ulp(exact)``; the spacing is that of ``dtype`` at the exact value."""
     near = want.astype(np.float64)
-    spacing = np.abs(np.spacing(near.astype(dtype))).astype(np.float64)
+    spacing = np.spacing(np.abs(near).astype(dtype)).astype(np.float64)
     wide = np.vectorize(lambda v: mpmath.mpf(float(v)), otypes=[object])(got)
     return (np.abs(wide - want) / np.vectorize(mpmath.mpf, otypes=[object])(spacing)).astype(np.float64)
 

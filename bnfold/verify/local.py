@@ -103,6 +103,10 @@ class LocalChecker:
     def check(self, sites: Sequence[Site], entering: Entering) -> dict[Key, LocalResult]:
         """Check all sites that can be run and for which there is time; the reasons of the rest are in ``failures``."""
         results: dict[Key, LocalResult] = {}
+        ours, theirs = (values.source.opsets() for values in self.values)
+        if any(ours[domain] != theirs[domain] for domain in ours.keys() & theirs.keys()):
+            self.failures.update({site.key: "the models are of different opsets" for site in sites})
+            return results
         for done, batch in self._batches(sites):
             if self.clock.over():
                 self.failures.update({site.key: "the budget was used up" for site in batch})

@@ -81,15 +81,16 @@ def build(
     """Build the probe of some sites.
 
     Args:
-        sites: sites of two models with the same opsets.
+        sites: sites of two models that use the same versions of the operator domains they share.
         values: constants of the original and of the folded model.
         types: what is known about the frontier.
         seed: of the perturbation.
         shifts: see the module's docstring.
     """
     source = values[0].source
-    proto = ModelProto(ir_version=max(source.ir_version, 4))
-    proto.opset_import.extend(source.proto.opset_import)
+    proto = ModelProto(ir_version=max(source.ir_version, values[1].source.ir_version, 4))
+    for domain, version in (values[1].source.opsets() | source.opsets()).items():
+        proto.opset_import.add(domain=domain, version=version)
     proto.graph.name = "probe"
     probe = Probe(proto)
     for number, site in enumerate(sites):

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bnfold.verify.source import Source
     from bnfold.verify.view import View, ViewNode
 
 __all__ = ["Key", "Pairing", "Region", "Site", "pair"]
@@ -94,7 +93,7 @@ def pair(original: View, folded: View, dropped: Iterable[Key] = ()) -> Pairing:
 class _Pairer:
     def __init__(self, original: View, folded: View, dropped: frozenset[Key]) -> None:
         self.original, self.folded, self.dropped = original, folded, dropped
-        self.same_opsets = _opsets(original.source) == _opsets(folded.source)
+        self.opsets = original.source.opsets(), folded.source.opsets()
         self.common: dict[str, set[str]] = {}
         self.constants: dict[tuple[Key, Key], bool] = {}
         self.result = Pairing()
@@ -183,7 +182,10 @@ class _Pairer:
 
     def _same(self, x: ViewNode, y: ViewNode) -> bool:
         """Whether two nodes make the same of the same: operator, attributes, inputs; bodies are paired on their own."""
-        if x.op != y.op or not self.same_opsets or len(x.inputs) != len(y.inputs):
+        if x.op != y.op or len(x.inputs) != len(y.inputs):
+            return False
+        domain = "" if x.proto.domain == "ai.onnx" else x.proto.domain
+        if self.opsets[0].get(domain) != self.opsets[1].get(domain):
             return False
         if len(x.bodies) != len(y.bodies) or attributes(x) != attributes(y):
             return False
@@ -255,10 +257,6 @@ def attributes(node: ViewNode) -> tuple[tuple[str, bytes], ...]:
             plain.t.ClearField("doc_string")
         found.append((attribute.name, plain.SerializeToString(deterministic=True)))
     return tuple(sorted(found))
-
-
-def _opsets(source: Source) -> dict[str, int]:
-    return {("" if o.domain == "ai.onnx" else o.domain): int(o.version) for o in source.proto.opset_import}
 
 
 def _depth(view: View) -> int:

@@ -54,6 +54,10 @@ class Source:
         self.proto = self.model.proto
         self.ir_version = int(self.proto.ir_version)
 
+    def opsets(self) -> dict[str, int]:
+        """Version of each operator domain; the standard domain is the empty string."""
+        return {("" if o.domain == "ai.onnx" else o.domain): int(o.version) for o in self.proto.opset_import}
+
     def array(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """The value of a tensor of this model, in its own dtype."""
         return dtypes.tensor_array(tensor, self.model.raw(tensor))

@@ -101,10 +101,7 @@ def _fault(source: Source) -> str | None:
 
 
 def _opsets(original: Source, folded: Source, notes: list[str]) -> None:
-    ours, theirs = (
-        {("" if o.domain == "ai.onnx" else o.domain): o.version for o in source.given.proto.opset_import}
-        for source in (original, folded)
-    )
+    ours, theirs = original.opsets(), folded.opsets()
     for domain, version in theirs.items():
         shown = printable(domain) or "ai.onnx"
         if domain not in ours:
