@@ -1,0 +1,359 @@
+"""Models that once came out wrong, or not at all. Each test is the smallest model that shows one bug."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from helpers import (
+    assert_same,
+    build,
+    count,
+    describe,
+    feeds_for,
+    fold,
+    folds,
+    initializers,
+    integers,
+    keeps,
+    norm_parameters,
+    ops,
+    run,
+)
+from onnx import ModelProto, helper
+
+import bnfold
+from bnfold import pipeline, symbolic
+from bnfold.errors import ModelReadError
+
+X = "float[1,4,2,2] x"
+W = (4, 4, 1, 1)
+
+
+def norm(output: str, data: str) -> str:
+    """A batch norm whose parameters, see ``shared``, all norms of a model have in common."""
+    return f"{output} = BatchNormalization <epsilon = 0.0> ({data}, g, b, m, v)\n"
+
+
+def shared(channels: int = 4, kind: str = "") -> dict[str, Any]:
+    return dict(zip("gbmv", norm_parameters(kind, channels, "shared").values(), strict=True))
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def quantized() -> ModelProto:
+    """A Conv whose int8 weight is too large to stay in the file's skeleton, and a norm that flips its signs."""
+    weight = integers((32, 32, 3, 3), "Wq", np.int8, -100, 101)
+    nodes = "W = DequantizeLinear(Wq, s)\nc = Conv(x, W)\ny = BN32(c)"
+    return build("float[1,32,5,5] x", nodes, Wq=weight, s=np.float32(0.5))
+
+
+def test_large_integer_weights_take_the_signs_of_a_norm() -> None:
+    model = quantized()
+    folded = folds(model)
+    signs = np.sign(initializers(model)["y_gamma"]).astype(np.int8)
+    assert set(signs) == {-1, 1}
+    (weight,) = (value for value in initializers(folded).values() if value.dtype == np.int8)
+    np.testing.assert_array_equal(weight, initializers(model)["Wq"] * signs[:, None, None, None])
+
+
+def test_large_integer_weights_take_the_signs_of_a_norm_in_a_file(tmp_path: Path) -> None:
+    model = quantized()
+    onnx.save(model, tmp_path / "model.onnx")
+    bnfold.fold_file(tmp_path / "model.onnx", tmp_path / "folded.onnx", verify=False)
+    folded = onnx.load(tmp_path / "folded.onnx")
+    assert count(folded, "BatchNormalization") == 0
+    assert_same(model, folded, feeds_for(model))
+
+
+def test_a_norm_that_makes_a_float16_weight_vanish_stays() -> None:
+    half = np.float16
+    values = {"W": np.full((1, 256, 1, 1), 1e-4), "g": [0.02], "b": [0.0], "m": [0.0], "v": [6e4]}
+    stored = {name: np.array(value, half) for name, value in values.items()}
+    keeps(build("float16[1,256,1,1] x", "c = Conv(x, W)\n" + norm("y", "c"), **stored), "underflow")
+
+
+def test_a_norm_that_makes_the_scale_of_a_quantized_weight_vanish_stays() -> None:
+    values = {"s": 1e-4, "g": [2.0**-12] * 3, "b": [1.0] * 3, "m": [0.0] * 3, "v": [1.0] * 3}
+    stored = {name: np.array(value, np.float16) for name, value in values.items()}
+    nodes = "W = DequantizeLinear(Wq, s)\nc = Conv(x, W)\n" + norm("y", "c")
+    model = build("float16[1,4,2,2] x", nodes, Wq=integers((3, 4, 1, 1), "Wq", np.int8), **stored)
+    keeps(model, "overflow")
+
+
+def test_factors_whose_product_is_too_small_stay_apart() -> None:
+    tiny = np.float32(2.0**-100)
+    model = build("float[2,3] x", "a = Mul(x, k)\ny = Mul(a, l)", k=tiny, l=tiny)
+    folded = fold(model).model
+    feeds = {"x": np.full((2, 3), 2.0**120, np.float32)}
+    assert run(model, feeds)["y"][0, 0] == np.float32(2.0**-80)
+    assert_same(model, folded, feeds)
+
+
+# -- subgraphs ---------------------------------------------------------------------------------------------------------
+
+
+def test_loops_that_read_a_tensor_directly_and_in_their_bodies() -> None:
+    def loop(name: str) -> str:
+        body = f"n{name} = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)\no{name} = Add(n{name}, s{name})\nr{name} = Identity(q{name})"
+        inputs = f"int64 i{name}, bool q{name}, float[1,4,2,2] s{name}"
+        outputs = f"bool r{name}, float[1,4,2,2] o{name}"
+        return f"y{name} = Loop(n, t, c) <body = body{name} ({inputs}) => ({outputs}) {{\n{body}\n}}>\n"
+
+    nodes = "c = Conv(x, W)\n" + loop("1") + loop("2")
+    outputs = "float[1,4,2,2] y1, float[1,4,2,2] y2"
+    model = build(X, nodes, outputs, W=W, n=np.int64(2), t=np.array(True), **shared())
+    folds(model, norms=2)
+
+
+# -- branches that nobody reads ----------------------------------------------------------------------------------------
+
+
+def test_parameters_that_a_norm_shares_with_a_dead_branch_stay() -> None:
+    nodes = norm("a", "x") + norm("b1", "x") + "d = Reshape(a, sh)\ndead = Mul(d, k)\ny = Sigmoid(b1)"
+    folded = folds(build("float[4,4] x", nodes, **shared(), sh=[2, -1], k=np.float32(3)), norms=1)
+    assert ops(folded) == ["BatchNormalization", "Sigmoid"]
+    assert set(initializers(folded)) == set("gbmv")
+
+
+def test_no_norm_goes_into_a_dead_matmul() -> None:
+    nodes = "n = BN4(x)\nq = MatMul(W, n)\ndead = Mul(q, k)\ny = Relu(x)"
+    folded = folds(build("float[2,4,3] x", nodes, W=(5, 4), k=np.float32(3)))
+    assert ops(folded) == ["Relu"]
+    assert not folded.graph.initializer
+
+
+def test_no_norm_is_merged_in_a_dead_branch() -> None:
+    nodes = "n = BN4(x)\nr = Reshape(n, sh)\nb = BN4(r)\nd = ReduceMax<axes = [1]>(b)\ndead = Add(d, k)\ny = Relu(x)"
+    folded = folds(build("float[4,4,1,1] x", nodes, opset=17, sh=[4, 4], k=np.float32(3)))
+    assert ops(folded) == ["Relu"]
+    assert not folded.graph.initializer
+
+
+def test_a_dead_reader_is_not_in_the_way() -> None:
+    folded = folds(build(X, "c = Conv(x, W)\ndead = Mul(c, k)\ny = BN4(c)", W=W, k=np.float32(2)))
+    assert ops(folded) == ["Conv"]
+
+
+# -- outputs, and what callers may set ---------------------------------------------------------------------------------
+
+
+def test_twins_that_become_outputs() -> None:
+    nodes = norm("a", "c") + norm("b1", "c") + "o1 = Mul(a, one)\nr1 = Relu(a)\no2 = Mul(b1, one)\nr2 = Relu(b1)"
+    outputs = ", ".join(f"float[1,4,2,2] {name}" for name in ("o1", "o2", "r1", "r2"))
+    folded = folds(build(X, "c = Conv(x, W)\n" + nodes, outputs, W=W, one=np.float32(1), **shared()), norms=2)
+    assert sorted(ops(folded)) == ["BatchNormalization", "BatchNormalization", "Conv", "Relu", "Relu"]
+
+
+def test_callers_may_set_the_shape_of_a_reshape() -> None:
+    nodes = "n = BN4(x)\nr = Reshape(n, sh)\ny = Conv(r, W)"
+    weights: dict[str, Any] = {"W": (3, 4, 1), "sh": [2, 4, 36]}
+    folds(build("float[2,4,6,6] x", nodes, **weights))
+    model = build("float[2,4,6,6] x, int64[3] sh", nodes, "float[A,3,B] y", **weights)
+    keeps(model, "shape-unknown")
+    feeds = {**feeds_for(model), "sh": np.array([8, 4, 9], np.int64)}
+    assert_same(model, fold(model).model, feeds)
+
+
+def test_inputs_that_callers_may_set_stay() -> None:
+    nodes = "c = Conv(x, W)\ndead = Mul(c, k)\ny = Relu(x)"
+    model = build(f"{X}, float[4,4,1,1] W", nodes, W=W, k=np.float32(2))
+    folded = folds(model)
+    assert ops(folded) == ["Relu"]
+    assert list(folded.graph.input) == list(model.graph.input)
+    assert list(initializers(folded)) == ["W"]
+    assert_same(model, folded, {**feeds_for(model), "W": integers(W, "other")})
+
+
+# -- initializers that are named elsewhere in the file -----------------------------------------------------------------
+
+NAMED = "c = Conv(x, W, B)\ny = BN4(c)"
+
+
+def holds_named(model: ModelProto, *names: str) -> ModelProto:
+    """The norm folds, and these initializers keep their values."""
+    folded = folds(model)
+    before, after = initializers(model), initializers(folded)
+    for name in names:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    return folded
+
+
+def test_initializers_that_training_names_stay_as_they_are() -> None:
+    model = build(X, NAMED, W=W, B=(4,))
+    training = model.training_info.add()
+    values = [helper.make_tensor_value_info("W1", onnx.TensorProto.FLOAT, list(W))]
+    training.algorithm.CopyFrom(helper.make_graph([helper.make_node("Neg", ["W"], ["W1"])], "step", [], values))
+    training.update_binding.add(key="W", value="W1")
+    training.initialization_binding.add(key="y_gamma", value="B")
+    folded = holds_named(model, "W", "y_gamma", "B")
+    assert folded.training_info == model.training_info
+    assert "y_mean" not in initializers(folded)
+
+
+def test_initializers_that_annotations_name_stay_as_they_are() -> None:
+    model = build(X, NAMED, W=W, B=(4,))
+    note = model.graph.quantization_annotation.add(tensor_name="c")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="B")
+    note.quant_parameter_tensor_names.add(key="ZERO_POINT_TENSOR", value="y_var")
+    folded = holds_named(model, "B", "y_var")
+    assert folded.graph.quantization_annotation == model.graph.quantization_annotation
+    assert "y_mean" not in initializers(folded)
+
+
+# -- shapes and types --------------------------------------------------------------------------------------------------
+
+
+def test_the_second_output_of_a_layer_norm_has_another_shape_than_its_input() -> None:
+    nodes = "ln, mean = LayerNormalization(x, s, b)\nq = Mul(mean, k)\ny = MatMul(q, W)"
+    keeps(build("float[5,4] x", nodes, s=(4,), b=(4,), k=(4,), W=(4, 3)), "broadcast")
+
+
+def test_the_value_of_a_pad_has_the_type_of_its_data() -> None:
+    nodes = "u = com.microsoft.QuickGelu(x)\nc = Conv(u, W)\np = Pad(c, P)\ny = Add(p, k)"
+    stored = {"P": [0, 0, 1, 1, 0, 0, 1, 1], "k": np.float16(0.5), "W": W}
+    model = build(
+        "float16[1,4,2,2] x", nodes, "float16[1,4,4,4] y", opset=17, ir=8, imports={"com.microsoft": 1}, **stored
+    )
+    keeps(model, "shape-unknown")
+
+
+def test_a_name_that_stands_for_two_dimensions_names_no_size() -> None:
+    def model(last: str) -> ModelProto:
+        shape = "s = Shape(n)\nl = Gather(s, two)\nsh = Concat<axis = 0>(l, four, rest)\n"
+        nodes = "n = BN4(x)\n" + shape + "r = Reshape(n, sh)\ny = Conv(r, W)"
+        stored: dict[str, Any] = {"two": [2], "four": [4], "rest": [-1], "W": (3, 4, 1)}
+        return build(f"float[N,4,{last}] x", nodes, "float[A,3,B] y", **stored)
+
+    keeps(model("N"), "reshape")
+    feeds = {"x": integers((2, 4, 3), "x")}
+    assert_same(model("N"), fold(model("N")).model, feeds)
+    keeps(model("M"), "reshape")
+
+
+def test_no_elements() -> None:
+    model = build("float[0,4,2,2] x", "n = BN4(x)\nf = Flatten(n)\ny = Gemm(f, G)", G=(16, 3))
+    keeps(model, "reshape")
+
+
+def test_no_columns() -> None:
+    folded = folds(build("float[5,4] x", "n = BN4(x)\ny = Gemm(n, W)", W=np.zeros((4, 0), np.float32)))
+    assert ops(folded) == ["Gemm"]
+
+
+def test_a_constant_times_a_dequantized_activation() -> None:
+    nodes = "d = DequantizeLinear(x, s)\nm = MatMul(W, d)\ny = Mul(m, k)"
+    stored = {"W": integers((3, 4)), "k": integers((3, 1), "k"), "s": np.float32(0.5)}
+    folded = folds(build("int8[4,5] x", nodes, "float[3,5] y", **stored))
+    assert ops(folded) == ["DequantizeLinear", "MatMul"]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_folding_in_place_leaves_a_data_file_that_another_model_shares(tmp_path: Path) -> None:
+    model = build("float[1,8,5,5] x", "c = Conv(x, W)\ny = BN8(c)", W=(8, 8, 5, 5))
+    path, other = tmp_path / "m.onnx", tmp_path / "other.onnx"
+    stored = ModelProto.FromString(model.SerializeToString())
+    onnx.save(stored, path, save_as_external_data=True, location="m.onnx.data", size_threshold=100)
+    shutil.copy(path, other)
+    report = bnfold.fold_file(path, path, verify=False)
+    assert any("'m.onnx.data'" in note for note in report.notes)
+    assert count(onnx.load(path), "BatchNormalization") == 0
+    for loaded in (onnx.load(path), onnx.load(other)):
+        assert_same(model, loaded, feeds_for(model))
+
+
+def test_data_that_does_not_fit_its_shape() -> None:
+    for name in ("y_gamma", "W"):
+        model = build(X, "c = Conv(x, W)\ny = BN4(c)", W=W)
+        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+        tensor.raw_data = tensor.raw_data[:-4]
+        with pytest.raises(ModelReadError, match=f"the data of tensor '{name}' does not fit its shape"):
+            bnfold.fold(model, verify=False)
+
+
+def test_half_precision_data_that_does_not_fit_its_shape() -> None:
+    model = build("float16[1,4,2,2] x", "c = Conv(x, W)\ny = BN4(c)", W=W, norms_as=np.float16)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "y_beta")
+    tensor.raw_data = tensor.raw_data[:-2]
+    with pytest.raises(ModelReadError, match="the data of tensor 'y_beta' does not fit its shape"):
+        bnfold.fold(model, verify=False)
+
+
+def test_nodes_that_are_not_sorted_are_refused() -> None:
+    model = build(X, "c = Conv(x, W)\nn = BN4(c)\ny = Relu(n)", W=W)
+    first = ModelProto.FromString(model.SerializeToString()).graph.node[0]
+    del model.graph.node[0]
+    model.graph.node.append(first)
+    with pytest.raises(ModelReadError, match="node 'BatchNormalization:n' reads 'c' before it is made; sort the nodes"):
+        bnfold.fold(model, verify=False)
+
+
+# -- size --------------------------------------------------------------------------------------------------------------
+
+
+def test_hundreds_of_matmuls_in_a_row() -> None:
+    nodes = "t0 = MatMul(x, W)\n" + "".join(f"t{i} = MatMul(t{i - 1}, W)\n" for i in range(1, 400)) + "y = BN4(t399)"
+    folded = folds(build("float[5,4] x", nodes, W=np.eye(4, dtype=np.float32)))
+    assert ops(folded) == ["MatMul"] * 399 + ["Gemm"]
+
+
+def test_hundreds_of_reshapes_in_a_row() -> None:
+    nodes = "t0 = Reshape(x, sh)\n" + "".join(f"t{i} = Reshape(t{i - 1}, sh)\n" for i in range(1, 400))
+    keeps(build("float[5,4] x", nodes + "y = BN4(t399)", sh=[-1, 4]), "no-producer")
+
+
+def test_factors_that_overflow_together_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4^256 is no float32: merged as far as it goes, without a new plan for each product that does not fit."""
+    calls: list[object] = []
+
+    def counting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return plan_scope(*arguments)
+
+    plan_scope = pipeline.plan_scope
+    monkeypatch.setattr(pipeline, "plan_scope", counting)
+    nodes = "n0 = Mul(x, k)\nr0 = Relu(n0)\n"
+    nodes += "".join(f"n{i} = Mul(r{i - 1}, k)\nr{i} = Relu(n{i})\n" for i in range(1, 256))
+    model = build("float[1,4,2,2] x", nodes, "float[1,4,2,2] r255", k=np.float32(4))
+    result = bnfold.fold(model, verify=False)
+    assert len(calls) == 1
+    assert 4 < count(result.model, "Mul") < 12, describe(result)
+    feeds = {"x": np.full((1, 4, 2, 2), 2.0**-149, np.float32)}
+    assert_same(model, result.model, feeds)
+
+
+def test_sizes_that_are_squared_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each product reads the one before twice; its factors are neither looked up nor written down twice."""
+    lengths: list[int] = []
+
+    def counting(*arguments: Any) -> Any:
+        found = values(*arguments)
+        lengths.append(max((len(monomial.names) for monomial in found or ()), default=0))
+        return found
+
+    values = symbolic.values
+    monkeypatch.setattr(symbolic, "values", counting)
+    nodes = "n = BN4(x)\ns = Shape(n)\nd0 = Gather(s, z)\n"
+    nodes += "".join(f"d{i + 1} = Mul(d{i}, d{i})\n" for i in range(12))
+    nodes += "sh = Concat<axis = 0>(d12, rest)\nr = Reshape(n, sh)\ny = Relu(r)"
+    model = build("float[B,4,6,6] x", nodes, "float[P,Q] y", z=[0], rest=[-1])
+    result = bnfold.fold(model, verify=False)
+    assert [kept.node for kept in result.report.kept] == ["BatchNormalization:n"]
+    assert 0 < len(lengths) < 200
+    assert max(lengths) <= 16
+    assert_same(model, result.model, feeds_for(model, B=1))
+
+
+def test_subtractions_from_a_constant_do_not_become_more_operators() -> None:
+    nodes = "i = Identity(x)\na = Add(i, k)\ny1 = Sub(k2, a)\ny2 = Sub(k3, a)"
+    constants = {"k": np.float32(1), "k2": np.float32(2), "k3": np.float32(5)}
+    keeps(
+        build("float[4,4] x", nodes, "float[4,4] y1, float[4,4] y2", **constants), "no-producer", "blocked", "blocked"
+    )
