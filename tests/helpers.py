@@ -234,8 +234,6 @@ def fold(model: ModelProto) -> bnfold.FoldResult:
     assert operators(folded) <= operators(model)
     if any("known" in kept.reason or "changed already" in kept.reason for kept in result.report.kept):
         return result  # folding may have made shapes known that were not, or settled the value of a Pad
-    if any("nobody reads it" in entry.route for entry in result.report.folded):
-        return result  # the reader that went may have been in the way of others
     again = bnfold.fold(folded, verify=False)
     assert again.model.SerializeToString() == folded.SerializeToString(), "folding again changes something"
     assert not again.report.folded

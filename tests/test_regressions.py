@@ -135,9 +135,36 @@ def test_no_norm_is_merged_in_a_dead_branch() -> None:
     assert not folded.graph.initializer
 
 
-def test_a_dead_reader_is_not_in_the_way() -> None:
-    folded = folds(build(X, "c = Conv(x, W)\ndead = Mul(c, k)\ny = BN4(c)", W=W, k=np.float32(2)))
-    assert ops(folded) == ["Conv"]
+DEAD_READERS = {
+    "of what a Conv makes": ("c = Conv(x, W)\ndead = Mul(c, k)\ny = BN4(c)", ["Conv"]),
+    "of what twins read": (
+        "c = Conv(x, W)\ndead = Mul(c, k)\n"
+        + norm("n", "c")
+        + norm("o", "c")
+        + "r = Relu(n)\na = Abs(o)\ny = Sub(r, a)",
+        ["Conv", "Relu", "Abs", "Sub"],
+    ),
+    "of what a Conv reads": ("n = BN4(x)\nd = Relu(n)\ndead = Mul(d, k)\ny = Conv(n, W)", ["Conv"]),
+}
+
+
+@pytest.mark.parametrize(("nodes", "expected"), DEAD_READERS.values(), ids=DEAD_READERS)
+def test_a_dead_reader_is_not_in_the_way(nodes: str, expected: list[str]) -> None:
+    folded = folds(build(X, nodes, W=W, k=np.float32(2), **(shared() if "g, b, m, v" in nodes else {})))
+    assert ops(folded) == expected
+
+
+def test_a_dead_reader_in_a_body_is_not_in_the_way() -> None:
+    def branch(name: str, op: str) -> str:
+        nodes = norm(f"n{name}", "c") + f"dead{name} = Mul(c, k)\n{name} = {op}(n{name})"
+        return f"{name}_branch = {name} () => (float[1,4,2,2] {name}) {{\n{nodes}\n}}"
+
+    nodes = f"c = Conv(x, W)\ny = If(p) <{branch('then', 'Relu')}, {branch('else', 'Abs')}>"
+    model = build(f"{X}, bool p", nodes, "float[1,4,2,2] y", W=W, k=np.float32(2), **shared())
+    folded = folds(model)
+    assert count(folded, "Mul") == 0
+    for p in (False, True):
+        assert_same(model, folded, {**feeds_for(model), "p": np.array(p)})
 
 
 # -- outputs, and what callers may set ---------------------------------------------------------------------------------
@@ -155,7 +182,7 @@ def test_callers_may_set_the_shape_of_a_reshape() -> None:
     weights: dict[str, Any] = {"W": (3, 4, 1), "sh": [2, 4, 36]}
     folds(build("float[2,4,6,6] x", nodes, **weights))
     model = build("float[2,4,6,6] x, int64[3] sh", nodes, "float[A,3,B] y", **weights)
-    keeps(model, "shape-unknown")
+    keeps(model, "reshape")
     feeds = {**feeds_for(model), "sh": np.array([8, 4, 9], np.int64)}
     assert_same(model, fold(model).model, feeds)
 
@@ -198,7 +225,7 @@ def test_initializers_that_training_names_stay_as_they_are() -> None:
 
 def test_initializers_that_annotations_name_stay_as_they_are() -> None:
     model = build(X, NAMED, W=W, B=(4,))
-    note = model.graph.quantization_annotation.add(tensor_name="c")
+    note = model.graph.quantization_annotation.add(tensor_name="x")
     note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="B")
     note.quant_parameter_tensor_names.add(key="ZERO_POINT_TENSOR", value="y_var")
     folded = holds_named(model, "B", "y_var")
@@ -269,6 +296,16 @@ def test_folding_in_place_leaves_a_data_file_that_another_model_shares(tmp_path:
         assert_same(model, loaded, feeds_for(model))
 
 
+def test_nothing_to_fold_in_place_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model = build("float[1,8,5,5] x", "y = Conv(x, W)", W=(8, 8, 5, 5))
+    onnx.save(model, path, save_as_external_data=True, location="m.onnx.data", size_threshold=100)
+    before = {file.name: (file.stat().st_ino, file.read_bytes()) for file in tmp_path.iterdir()}
+    report = bnfold.fold_file(path, path, verify=False)
+    assert report.files == ()
+    assert {file.name: (file.stat().st_ino, file.read_bytes()) for file in tmp_path.iterdir()} == before
+
+
 def test_data_that_does_not_fit_its_shape() -> None:
     for name in ("y_gamma", "W"):
         model = build(X, "c = Conv(x, W)\ny = BN4(c)", W=W)
@@ -306,7 +343,7 @@ def test_hundreds_of_matmuls_in_a_row() -> None:
 
 def test_hundreds_of_reshapes_in_a_row() -> None:
     nodes = "t0 = Reshape(x, sh)\n" + "".join(f"t{i} = Reshape(t{i - 1}, sh)\n" for i in range(1, 400))
-    keeps(build("float[5,4] x", nodes + "y = BN4(t399)", sh=[-1, 4]), "no-producer")
+    keeps(build("float[5,4] x", nodes + "y = BN4(t399)", sh=[-1, 4]), "too-far")
 
 
 def test_factors_that_overflow_together_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,5 +392,8 @@ def test_subtractions_from_a_constant_do_not_become_more_operators() -> None:
     nodes = "i = Identity(x)\na = Add(i, k)\ny1 = Sub(k2, a)\ny2 = Sub(k3, a)"
     constants = {"k": np.float32(1), "k2": np.float32(2), "k3": np.float32(5)}
     keeps(
-        build("float[4,4] x", nodes, "float[4,4] y1, float[4,4] y2", **constants), "no-producer", "blocked", "blocked"
+        build("float[4,4] x", nodes, "float[4,4] y1, float[4,4] y2", **constants),
+        "no-producer",
+        "shared-output",
+        "shared-output",
     )

@@ -18,7 +18,9 @@ from bnfold.runtime import Session, open_reference, open_session
 from bnfold.verify import shaping
 from bnfold.verify.channels import ChannelErrors, compare_channels
 from bnfold.verify.constants import ConstantValues
+from bnfold.verify.noise import one_ulp_away
 from bnfold.verify.probe import Probe, build
+from bnfold.verify.view import decides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -215,6 +217,10 @@ class LocalChecker:
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream)))
             normal = random.standard_normal(shapes[key], np.float32) if factor else np.zeros(shapes[key], np.float32)
             feeds[name] = np.asarray(normal * np.float32(factor))
+            if key in probe.moved:
+                feeds[probe.moved[key]] = one_ulp_away(feeds[name], draw)
+        for key, name in probe.moved.items():
+            feeds.setdefault(name, feeds[probe.inputs[key]])
         return feeds
 
     def _judge(
@@ -236,13 +242,20 @@ class LocalChecker:
         worst: LocalResult | None = None
         for axis in shaping.channel_axes(site, a.ndim):
             amount = shaping.terms(site.original, self.values[0], a.shape[axis] if a.ndim else 1)
-            errors = compare_channels(copies, axis, terms=amount, shift_noise=learned.noise.get((site.key, axis)))
+            errors = compare_channels(
+                copies, axis, terms=amount, shift_noise=learned.noise.get((site.key, axis)), jumps=jumps(site)
+            )
             if shifts:
                 learned.noise[(site.key, axis)] = errors.noise
             else:
                 learned.see(site.key, axis, errors)
             worst = _worse(worst, summarise(errors))
         return worst if worst is not None else LocalResult("inconclusive")
+
+
+def jumps(site: Site) -> bool:
+    """Whether a site's operators make decisions, so that single elements may jump where both sides are right."""
+    return any(decides(node) for node in (*site.original.nodes, *site.folded.nodes))
 
 
 def summarise(errors: ChannelErrors) -> LocalResult:

@@ -3,7 +3,7 @@
 Several copies of a piece stand in a probe:
 
     a   the original
-    p   the original with every constant moved by one unit in the last place: what rounding alone can do
+    p   the original with every constant and input moved by one unit in the last place: what rounding alone can do
     b   the folded one
     q   the folded one with its 16-bit weights moved by half a unit: the largest error of rounding them once (only
         where there are such weights)
@@ -52,12 +52,14 @@ class Probe:
         proto: the model; large constants are external.
         external: their values.
         inputs: input name for each frontier tensor.
+        moved: the input that gets the same values one ulp away, for the copies ``p``.
         outputs: for each site, the output names of the copies by letter.
     """
 
     proto: ModelProto
     external: dict[str, NDArray[Any]] = field(default_factory=dict)
     inputs: dict[Key, str] = field(default_factory=dict)
+    moved: dict[Key, str] = field(default_factory=dict)
     outputs: list[dict[str, str]] = field(default_factory=list)
 
     def inline(self) -> ModelProto:
@@ -96,7 +98,7 @@ def build(
     for number, site in enumerate(sites):
         for key in site.frontier():
             if key not in probe.inputs:
-                _add_input(probe, key, types)
+                _add_input(probe, key, types, shifts=shifts)
         outputs = {}
         for letter, home, change in _copies(site, values, shifts=shifts):
             region, constants = (site.folded, values[1]) if letter[0] in "bq" else (site.original, values[0])
@@ -107,6 +109,7 @@ def build(
                 constants,
                 prefix=f"{letter}{number}/",
                 shared=f"{home}{number}/" if shifts and home != letter else "",
+                inputs=probe.inputs | probe.moved if letter[0] == "p" else probe.inputs,
                 change=change,
                 seed=draw,
             ).emit()
@@ -124,12 +127,17 @@ def _copies(site: Site, values: tuple[ConstantValues, ConstantValues], *, shifts
     return copies
 
 
-def _add_input(probe: Probe, key: Key, types: Mapping[Key, TensorType]) -> None:
-    name = f"x{len(probe.inputs)}"
-    probe.inputs[key] = name
+def _add_input(probe: Probe, key: Key, types: Mapping[Key, TensorType], *, shifts: bool) -> None:
     data_type = types.get(key, (TensorProto.FLOAT, None))[0]
-    value = probe.proto.graph.input.add(name=name)
-    value.type.tensor_type.elem_type = TensorProto.FLOAT if data_type in _WIDENED else data_type
+    data_type = TensorProto.FLOAT if data_type in _WIDENED else data_type
+    probe.inputs[key] = f"x{len(probe.inputs)}"
+    names = [probe.inputs[key]]
+    if data_type == TensorProto.FLOAT and not shifts:
+        probe.moved[key] = f"{probe.inputs[key]} moved"
+        names.append(probe.moved[key])
+    for name in names:
+        value = probe.proto.graph.input.add(name=name)
+        value.type.tensor_type.elem_type = data_type
 
 
 def _as_stored(array: NDArray[Any], _seed: int) -> NDArray[Any]:
@@ -172,10 +180,11 @@ class _Emitter:
         *,
         prefix: str,
         shared: str,
+        inputs: Mapping[Key, str],
         change: Any,
         seed: int,
     ) -> None:
-        self.probe, self.region, self.values = probe, region, values
+        self.probe, self.region, self.values, self.inputs = probe, region, values, inputs
         self.prefix, self.shared, self.change, self.seed = prefix, shared, change, seed
         self.elsewhere: set[Key] = set()  # constants that another copy has brought along
         self.frontier = set(region.frontier)
@@ -247,7 +256,7 @@ class _Emitter:
 
     def _name(self, view: View, name: str) -> str:
         key = self._key(view, name)
-        return self.probe.inputs[key] if key in self.frontier else self._own(key)
+        return self.inputs[key] if key in self.frontier else self._own(key)
 
     def _own(self, key: Key) -> str:
         prefix = self.shared if key in self.elsewhere else self.prefix

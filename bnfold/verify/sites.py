@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
     from bnfold.verify.view import View, ViewNode
+
+_ALIGNING_STEPS = 24
 
 __all__ = ["Key", "Pairing", "Region", "Site", "pair"]
 
@@ -149,10 +152,33 @@ class _Pairer:
         if original is None or folded is None:
             self._miss(a, name)
             return
+        original, folded = self._aligned(a, b, name, (original, folded))
         self.result.sites.append(Site((a.path, name), original, folded))
 
-    def _region(self, view: View, target: str) -> Region | None:
-        """Walk back from the target to the frontier; None when it runs into an input that only one model has."""
+    def _aligned(self, a: View, b: View, name: str, first: tuple[Region, Region]) -> tuple[Region, Region]:
+        """Give both regions the same frontier, where a few steps back do that.
+
+        Tensors of a frontier get values of their own, so none may be made from another: where one side starts from a
+        quantized tensor and the other from the same tensor dequantized, both have to start from the former.
+        """
+        regions, through = first, set[Key]()
+        for _ in range(_ALIGNING_STEPS):
+            sides = [set(region.frontier) for region in regions]
+            odd = [key for key in sides[0] ^ sides[1] if key[0] == a.path and key[1] in a.producers]
+            if not odd:
+                return regions if sides[0] == sides[1] else first
+            through.add(max(odd, key=lambda key: a.producers[key[1]].index))
+            original, folded = self._region(a, name, through), self._region(b, name, through)
+            if original is None or folded is None:
+                return first
+            regions = original, folded
+        return first
+
+    def _region(self, view: View, target: str, through: AbstractSet[Key] = frozenset()) -> Region | None:
+        """Walk back from the target to the frontier, and ``through`` some of the tensors that would be in it.
+
+        None when the way runs into an input that only one model has.
+        """
         nodes: dict[tuple[str, int], ViewNode] = {}
         frontier: dict[Key, None] = {}
         constants: dict[Key, tuple[View, str]] = {}
@@ -169,7 +195,7 @@ class _Pairer:
             seen.add(key)
             if name in home.constants:
                 constants[key] = (home, name)
-            elif key != (view.path, target) and name in self.common.get(home.path, ()):
+            elif key != (view.path, target) and key not in through and name in self.common.get(home.path, ()):
                 frontier[key] = None
             elif name in home.producers:
                 node = home.producers[name]

@@ -15,6 +15,7 @@ from bnfold.errors import RuntimeMissingError
 from bnfold.verify import metrics
 from bnfold.verify.evaluation import perturbed_feeds
 from bnfold.verify.noise import epsilon, is_float
+from bnfold.verify.view import decides
 
 if TYPE_CHECKING:
     from bnfold.verify.cases import Case
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["decided_alike", "grounds"]
 
-_DECISIONS = frozenset(
-    (
-        *("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "Unique", "Hardmax"),
-        *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
-        *("Round", "Floor", "Ceil", "Sign", "Mod", "QuantizeLinear", "DynamicQuantizeLinear", "Cast", "IsInf", "IsNaN"),
-    )
-)
 _FACTOR = 32.0
 _ULPS = 8.0
 
@@ -42,7 +36,7 @@ def grounds(original: View, folded: View) -> list[str]:
         reads = list(node.reads())
         if any(name in after for name in reads):
             after.update(node.outputs)
-        elif node.op in _DECISIONS:
+        elif decides(node):
             after.update(node.outputs)
             computed = (n for n in reads if n in original.producers and not original.is_constant(n))
             found.update(dict.fromkeys(computed))

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
     from bnfold.verify.source import Source
 
-__all__ = ["RANDOM_OPERATORS", "STEERING", "View", "ViewNode", "bodies"]
+__all__ = ["RANDOM_OPERATORS", "STEERING", "View", "ViewNode", "bodies", "decides"]
 
 RANDOM_OPERATORS = frozenset(
     ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
+_DECISIONS = frozenset(
+    (
+        *("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "Unique", "Hardmax"),
+        *("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"),
+        *("Round", "Floor", "Ceil", "Sign", "Mod", "QuantizeLinear", "DynamicQuantizeLinear", "Cast", "IsInf", "IsNaN"),
+    )
 )
 _STANDARD = ("", "ai.onnx")
 # Inputs that steer an operator instead of being computed with: moving them by an ulp could change shapes or cases.
@@ -159,6 +166,14 @@ class View:
             if node is not None:
                 stack.extend(node.reads())
         return seen
+
+
+def decides(node: ViewNode) -> bool:
+    """Whether a node's output jumps while its input moves by a rounding error."""
+    if node.op == "Cast":
+        to = next((a.i for a in node.proto.attribute if a.name == "to"), 0)
+        return to not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return node.op in _DECISIONS
 
 
 def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
