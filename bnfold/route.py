@@ -91,7 +91,7 @@ class Walker:
         spine: list[str] = []
         while stack:
             tensor, affine, readers, depth = stack.pop()
-            refusal = self._dead_ends.get(tensor) or self._limits(tensor, depth) or self._closed(tensor, readers)
+            refusal = self._limits(tensor, depth) or self._closed(tensor, readers) or self._dead_ends.get(tensor)
             if not stack and len(spine) == len(route.tensors):
                 spine.append(tensor)
             if refusal is None:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, SparseTensorProto, TensorProto
 
 from bnfold import dtypes
 from bnfold.errors import RuntimeMissingError
@@ -60,6 +60,20 @@ class ConstantValues:
             self._evaluate(home, name)
         return self._evaluated[key]
 
+    def step(self, view: View, name: str) -> NDArray[Any] | None:
+        """The size of one unit of a dequantized int32 constant, which a fold may round once more; None for others."""
+        home = view.home(name)
+        node = home.producers.get(name) if home is not None else None
+        if home is None or node is None or node.op != "DequantizeLinear":
+            return None
+        if self.data_type(home, node.inputs[0]) != TensorProto.INT32:
+            return None
+        scale, value = self.array(home, node.inputs[1]), self.array(home, name)
+        axis = next((a.i for a in node.proto.attribute if a.name == "axis"), 1)
+        if scale.size > 1:
+            scale = scale.reshape([-1 if place == axis % value.ndim else 1 for place in range(value.ndim)])
+        return np.broadcast_to(scale.astype(np.float32), value.shape)
+
     def _stored(self, view: View, name: str) -> TensorProto | None:
         home = view.home(name)
         if home is None:
@@ -104,6 +118,14 @@ class ConstantValues:
         for name, value in session.run({}).items():
             self._evaluated[(view.path, name)] = np.asarray(value)
 
+    def _dense(self, sparse: SparseTensorProto) -> NDArray[Any]:
+        """A sparse initializer as an ordinary array; indices are linear, or one row of coordinates per value."""
+        values, indices = self.source.array(sparse.values), self.source.array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        places = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)
+        dense[places] = values
+        return dense
+
     def _collect(self, view: View, name: str, proto: ModelProto, seen: set[str]) -> None:
         """Append what makes a constant, in an order that can be run."""
         from onnx import numpy_helper
@@ -119,7 +141,7 @@ class ConstantValues:
             return
         if name in home.sparse:
             sparse = next(s for s in home.graph.sparse_initializer if s.values.name == name)
-            proto.graph.sparse_initializer.append(sparse)
+            proto.graph.initializer.append(numpy_helper.from_array(self._dense(sparse), name))
             return
         node: ViewNode = home.producers[name]
         for read in node.inputs:

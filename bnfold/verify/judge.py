@@ -77,6 +77,7 @@ class Judge:
         random = any(node.op in RANDOM_OPERATORS for view in self.views[0].walk() for node in view.nodes)
         settled = settle(
             outputs,
+            sites,
             proven=structure.complete and all(site.verdict == EQUAL for site in sites),
             random=random,
             own_tolerance=self.options.rtol is not None or self.options.atol is not None,

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["epsilon", "half_ulp_away", "is_float", "one_ulp_away", "smallest_normal", "widened"]
+__all__ = ["epsilon", "half_ulp_away", "is_float", "one_ulp_away", "signs", "smallest_normal", "widened"]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # dtype -> spacing just above one, smallest normal number, integer type of the same size, its bits without the sign,
@@ -59,7 +59,7 @@ def one_ulp_away(array: NDArray[Any], seed: int) -> NDArray[Any]:
     bits = np.ascontiguousarray(array).view(kind)
     magnitude = bits & kind(everything)
     moves = (magnitude != 0) & (magnitude < kind(largest))
-    moved = bits + _signs(array.size, seed).reshape(bits.shape) * moves
+    moved = bits + signs(array.size, seed).reshape(bits.shape) * moves
     return np.asarray(moved.astype(kind, copy=False)).view(array.dtype).reshape(array.shape)
 
 
@@ -76,7 +76,7 @@ def half_ulp_away(array: NDArray[Any], seed: int) -> NDArray[np.float32]:
         exponent = np.frexp(wide)[1] - 1
     half = np.ldexp(np.float32(0.5), np.maximum(exponent, lowest) - mantissa).astype(np.float32)
     half = np.where(np.isfinite(wide) & (wide != 0), half, np.float32(0))
-    return np.asarray(wide + half * _signs(array.size, seed).reshape(array.shape), np.float32)
+    return np.asarray(wide + half * signs(array.size, seed).reshape(array.shape), np.float32)
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def _pool() -> NDArray[np.int8]:
     return np.concatenate([drawn, drawn])
 
 
-def _signs(size: int, seed: int) -> NDArray[np.int8]:
+def signs(size: int, seed: int) -> NDArray[np.int8]:
     """Plus and minus ones by chance: a stretch of one ring, begun where the seed says."""
     start = (seed * 2_654_435_761 + 12_345) % _POOL
     if size <= _POOL:

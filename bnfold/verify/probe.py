@@ -5,8 +5,8 @@ Several copies of a piece stand in a probe:
     a   the original
     p   the original with every constant and input moved by one unit in the last place: what rounding alone can do
     b   the folded one
-    q   the folded one with its 16-bit weights moved by half a unit: the largest error of rounding them once (only
-        where there are such weights)
+    q   the folded one with its 16-bit weights moved by half a unit, the largest error of rounding them once, and its
+        dequantized int32 biases moved by a whole one (only where there are such weights)
 
 A probe of *shifts*, which gets zeros, has six copies ``p0`` to ``p5`` that share the large constants with ``a``: a
 shift is a sum of three or four terms per channel, and in one draw of signs their errors may well cancel.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bnfold.verify.constants import ConstantValues
     from bnfold.verify.sites import Key, Region, Site
     from bnfold.verify.types import TensorType
-    from bnfold.verify.view import View, ViewNode
+    from bnfold.verify.view import View
 
 __all__ = ["Probe", "build"]
 
@@ -149,24 +149,16 @@ def _one_ulp(array: NDArray[Any], seed: int) -> NDArray[Any]:
 
 
 def _half_ulp(array: NDArray[Any], seed: int) -> NDArray[Any]:
-    if array.dtype == np.int32 and array.ndim:  # a bias in units of its scale: a fold may round it once more
-        signs = np.random.Generator(np.random.PCG64(seed)).integers(0, 2, array.shape, np.int32) * 2 - 1
-        return np.asarray(array + signs, np.int32)
     return noise.half_ulp_away(array, seed) if array.dtype.itemsize == 2 else noise.widened(array)
 
 
 def _needs_q(region: Region, values: ConstantValues) -> bool:
     for view, name in region.constants:
-        kind = values.data_type(view, name)
-        if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        if values.data_type(view, name) in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
             return True
-    return any(_int32_bias(node, values) is not None for node in region.nodes)
-
-
-def _int32_bias(node: ViewNode, values: ConstantValues) -> str | None:
-    if node.op != "DequantizeLinear" or not node.view.is_constant(node.inputs[0]):
-        return None
-    return node.inputs[0] if values.data_type(node.view, node.inputs[0]) == TensorProto.INT32 else None
+        if values.step(view, name) is not None:
+            return True
+    return False
 
 
 class _Emitter:
@@ -188,18 +180,12 @@ class _Emitter:
         self.prefix, self.shared, self.change, self.seed = prefix, shared, change, seed
         self.elsewhere: set[Key] = set()  # constants that another copy has brought along
         self.frontier = set(region.frontier)
-        self.steering, self.biases = self._special()
-
-    def _special(self) -> tuple[set[Key], set[Key]]:
-        steering, biases = set(), set()
-        for node in self.region.nodes:
-            for position in STEERING.get(node.op, ()):
-                if position < len(node.inputs) and node.inputs[position]:
-                    steering.add(self._key(node.view, node.inputs[position]))
-            bias = _int32_bias(node, self.values)
-            if bias is not None:
-                biases.add(self._key(node.view, bias))
-        return steering, biases
+        self.steering = {
+            self._key(node.view, node.inputs[position])
+            for node in region.nodes
+            for position in STEERING.get(node.op, ())
+            if position < len(node.inputs) and node.inputs[position]
+        }
 
     def emit(self) -> str:
         for view, name in self.region.constants:
@@ -268,12 +254,14 @@ class _Emitter:
             self.elsewhere.add(key)
             return
         array = self.values.array(view, name)
-        if array.dtype == np.int32 and key not in self.biases:
-            changed = array
-        elif key in self.steering:
+        seed = self.seed + zlib.crc32(name.encode())
+        step = self.values.step(view, name) if self.change is _half_ulp else None
+        if key in self.steering:
             changed = noise.widened(array)
+        elif step is not None:
+            changed = noise.widened(array) + step * noise.signs(array.size, seed).reshape(array.shape)
         else:
-            changed = self.change(array, self.seed + zlib.crc32(name.encode()))
+            changed = self.change(array, seed)
         own = self._own(key)
         tensor = self.probe.proto.graph.initializer.add()
         if changed.nbytes < _LARGE or changed.dtype == object:

@@ -279,8 +279,9 @@ def attributes(node: ViewNode) -> tuple[tuple[str, bytes], ...]:
             plain = type(attribute)()
             plain.CopyFrom(attribute)
             plain.ClearField("doc_string")
-            plain.t.ClearField("name")
-            plain.t.ClearField("doc_string")
+            if plain.HasField("t"):
+                plain.t.ClearField("name")
+                plain.t.ClearField("doc_string")
         found.append((attribute.name, plain.SerializeToString(deterministic=True)))
     return tuple(sorted(found))
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["settle", "site_result", "verdict"]
 
-_CANCELLED = 1e-4  # error over range that sums which cancel behind a proven site may cause
+# Error over range that sums which cancel behind proven sites may cause: at least the first, at most the second, and
+# between them so many times what the sites themselves were allowed, relative to their spread.
+_CANCELLED = (1e-4, 0.05)
+_AMPLIFIED = 10.0
 
 
 def site_result(
@@ -75,21 +78,31 @@ def _filled(base: SiteResult, found: Any, outcome: str, note: str) -> SiteResult
     )
 
 
-def settle(outputs: Sequence[OutputResult], *, proven: bool, random: bool, own_tolerance: bool) -> list[OutputResult]:
+def settle(
+    outputs: Sequence[OutputResult],
+    sites: Sequence[SiteResult],
+    *,
+    proven: bool,
+    random: bool,
+    own_tolerance: bool,
+) -> list[OutputResult]:
     """Settle outputs that running could not, by the sites: identical operators and equal sites leave no doubt.
 
     Args:
         outputs: verdicts from running.
+        sites: results of all sites.
         proven: every output follows from identical operators and equal sites.
         random: the model draws random numbers.
         own_tolerance: the user gave the tolerance, so an error above it stays an error.
     """
     if not proven:
         return list(outputs)
+    loosest = max((site.tolerance / site.spread for site in sites if site.spread > 0), default=0.0)
+    allowed = min(max(_CANCELLED[0], _AMPLIFIED * loosest), _CANCELLED[1])
     settled = []
     for output in outputs:
         result = output
-        if result.verdict == DIFFERENT and not own_tolerance and _small(result):
+        if result.verdict == DIFFERENT and not own_tolerance and _small(result, allowed):
             note = "more than the perturbation explains, but every site agrees within rounding"
             result = replace(result, verdict=EQUAL, note=note)
         if result.verdict == DIFFERENT and random:
@@ -101,10 +114,10 @@ def settle(outputs: Sequence[OutputResult], *, proven: bool, random: bool, own_t
     return settled
 
 
-def _small(output: OutputResult) -> bool:
+def _small(output: OutputResult, allowed: float) -> bool:
     """Whether an error may be rounding that is amplified after a site: sums that cancel, say."""
     found = output.metrics
-    return bool(found.elements) and not found.mismatches and bool(found.max_abs) and found.max_relative <= _CANCELLED
+    return bool(found.elements) and not found.mismatches and bool(found.max_abs) and found.max_relative <= allowed
 
 
 def verdict(
