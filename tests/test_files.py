@@ -404,6 +404,7 @@ def test_an_existing_data_file_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_the_data_of_a_replaced_model_stays_under_its_own_name(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
+    previous = ""
     for round_number, expected in enumerate(["out.onnx.data", "out.onnx.1.data", "out.onnx.2.data"]):
         source = tmp_path / f"in{round_number}.onnx"
         save_external(make_model(weight("w", seed=round_number)), source, f"{round_number}.bin")

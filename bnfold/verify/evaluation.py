@@ -52,7 +52,7 @@ class Evaluation:
         if not self.reference:
             try:
                 session = source.session(
-                    expose=expose, shapes=shapes, provider=self.options.provider, threads=self.options.threads
+                    expose=expose, shapes=shapes, provider=self.options.where(), threads=self.options.threads
                 )
             except ProviderError:
                 raise
@@ -88,7 +88,7 @@ class Evaluation:
             total += overrides[tensor.name].nbytes
         try:
             return self.original.session(
-                expose=expose, overrides=overrides, provider=self.options.provider, threads=self.options.threads
+                expose=expose, overrides=overrides, provider=self.options.where(), threads=self.options.threads
             )
         except RuntimeMissingError:  # a bfloat16 weight, say, that cannot be handed over
             return None
@@ -101,7 +101,7 @@ class Evaluation:
         if self.reference:
             return None
         try:
-            return self.original.session(optimize=True, provider=self.options.provider, threads=self.options.threads)
+            return self.original.session(optimize=True, provider=self.options.where(), threads=self.options.threads)
         except RuntimeMissingError:
             return None
 

@@ -193,7 +193,7 @@ class LocalChecker:
         try:
             return open_session(
                 probe.proto,
-                provider=self.options.provider,
+                provider=self.options.where(),
                 threads=self.options.threads,
                 external=probe.external,
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnfold.runtime import CPU, Provider
+from bnfold.runtime import CPU, CUDA, Provider
 
 __all__ = ["Clock", "VerifyOptions"]
 
@@ -46,6 +46,17 @@ class VerifyOptions:
     isolated: bool = False
     strict: bool = False
     progress: Progress | None = None
+
+    def where(self) -> Provider:
+        """The provider with the options that a proof needs.
+
+        cuDNN may multiply by way of Winograd or Fourier transforms, whose errors are no rounding of the sums that the
+        model asks for; its default algorithm is plain matrix multiplication.
+        """
+        chosen = Provider.parse(self.provider)
+        if chosen.name == CUDA.name and "cudnn_conv_algo_search" not in dict(chosen.options):
+            return Provider(chosen.name, (*chosen.options, ("cudnn_conv_algo_search", "DEFAULT")))
+        return chosen
 
 
 class Clock:

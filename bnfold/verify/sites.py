@@ -275,7 +275,7 @@ def attributes(node: ViewNode) -> tuple[tuple[str, bytes], ...]:
         if attribute.HasField("g") or attribute.graphs:
             continue
         plain: Any = attribute
-        if attribute.doc_string or (attribute.HasField("t") and (attribute.t.name or attribute.t.doc_string)):
+        if attribute.HasField("doc_string") or attribute.HasField("t"):
             plain = type(attribute)()
             plain.CopyFrom(attribute)
             plain.ClearField("doc_string")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from bnfold.blobs import Blob
     from bnfold.verify.view import View
 
 __all__ = ["SHAPE_OF", "Source"]
@@ -165,17 +166,15 @@ class Source:
             return proto, {}
         external: dict[str, NDArray[Any]] = {}
         folder = self._folder()
-        top = {id(tensor) for tensor in proto.graph.initializer}
-        for tensor in tensors(proto):
+        for tensor in proto.graph.initializer:
             blob = self.model.blob(tensor)
-            if blob is None:
-                continue
-            place = _inside(blob, folder) if id(tensor) in top else None
+            place = _inside(blob, folder)
             if place is not None:
-                _refer(tensor, place, blob.offset, blob.nbytes)  # type: ignore[attr-defined]
-            elif id(tensor) in top:
+                _refer(tensor, *place)
+            elif blob is not None:
                 external[tensor.name] = self.array(tensor)
-            else:
+        for tensor in tensors(proto):  # in nodes and bodies
+            if self.model.blob(tensor) is not None and tensor.name not in external:
                 raw = bytes(self.model.raw(tensor) or b"")
                 tensor.ClearField("external_data")
                 tensor.ClearField("data_location")
@@ -248,15 +247,12 @@ def _place(blob: FileBlob) -> tuple[str, int, int]:
     return os.path.realpath(blob.path), blob.offset, blob.nbytes
 
 
-def _inside(blob: Any, folder: str | None) -> str | None:
-    """The blob's file relative to ``folder``, or None when it is no file or lies elsewhere."""
+def _inside(blob: Blob | None, folder: str | None) -> tuple[str, int, int] | None:
+    """File (relative to ``folder``), offset and length of a blob; None when it is no file or lies elsewhere."""
     if folder is None or not isinstance(blob, FileBlob):
         return None
-    real = os.path.realpath(blob.path)
-    root = os.path.realpath(folder)
-    if Path(real).parent != Path(root) and not Path(real).is_relative_to(root):
-        return None
-    return os.path.relpath(real, root)
+    real, root = Path(os.path.realpath(blob.path)), Path(os.path.realpath(folder))
+    return (str(real.relative_to(root)), blob.offset, blob.nbytes) if real.is_relative_to(root) else None
 
 
 def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:

@@ -56,6 +56,28 @@ KEPT = [
     kept("read twice by one", "shared-output", X, "c = Conv(x, W)\nm = Mul(c, c)\ny = BNscale3(m)", W=(3, 4, 3, 3)),
     kept("behind an activation", "blocked", X, "c = Conv(x, W)\ns = Sigmoid(c)\ny = BN3(s)", W=(3, 4, 3, 3)),
     kept("behind Relu", "shift", X, "c = Conv(x, W)\ns = Relu(c)\ny = BNpos3(s)", W=(3, 4, 3, 3)),
+    kept(
+        "before, as the weight", "weight-not-constant", "float[3,4,1] x, float[2,4,6] w", "n = BN4(x)\ny = Conv(w, n)"
+    ),
+    kept(
+        "FusedConv with an activation",
+        "blocked",
+        "float[2,4,5] x",
+        'c = com.microsoft.FusedConv <activation="Relu"> (x, W)\ny = BN3(c)',
+        outputs="float[2,3,5] y",
+        imports={"com.microsoft": 1},
+        W=(3, 4, 1),
+    ),
+    kept(
+        "FusedConv that adds a tensor",
+        "blocked",
+        "float[2,4,5] x, float[2,3,5] z",
+        "c = com.microsoft.FusedConv(x, W, b, z)\ny = BN3(c)",
+        outputs="float[2,3,5] y",
+        imports={"com.microsoft": 1},
+        W=(3, 4, 1),
+        b=(3,),
+    ),
 ]
 
 SHAPES_1D = "float[2,4,9] x"
@@ -147,3 +169,9 @@ def test_the_output_takes_the_name_of_the_norms_output_and_new_tensors_get_reada
     folded = folds(model)
     assert [list(node.output) for node in folded.graph.node] == [["y"]]
     assert set(initializers(folded)) == {"W", "W_bias"}
+
+
+def test_fused_conv_that_fuses_nothing() -> None:
+    domain = {"com.microsoft": 1}
+    nodes = "c = com.microsoft.FusedConv(x, W)\ny = BN3(c)"
+    folds(build("float[2,4,5] x", nodes, "float[2,3,5] y", imports=domain, W=(3, 4, 1)))

@@ -57,6 +57,18 @@ KEPT = [
         "c = ConvTranspose(x, W, b)\ny = BN3(c)",
         W=(4, 3, 2, 2),
     ),
+    kept(
+        "before, as the weight",
+        "weight-not-constant",
+        "float[4,4,1] x, float[2,4,6] w",
+        "n = BN4(x)\ny = ConvTranspose(w, n)",
+    ),
+    kept(
+        "before, weight computed",
+        "weight-not-constant",
+        "float[2,4,6] x, float[4,3,1] w",
+        "n = BN4(x)\ny = ConvTranspose(n, w)",
+    ),
 ]
 
 AFTER = [

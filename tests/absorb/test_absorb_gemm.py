@@ -35,6 +35,17 @@ KEPT = [
         "float[3,4] x, float[5,4] d",
         "B = BN4(d)\ny = Gemm <transB=1> (x, B)",
     ),
+    kept("before, as the weight", "weight-not-constant", "float[4,3] x, float[2,4] w", "n = BN3(x)\ny = Gemm(w, n)"),
+    kept("before, weight computed", "weight-not-constant", "float[2,4] x, float[4,3] w", "n = BN4(x)\ny = Gemm(n, w)"),
+    kept(
+        "applies an activation itself",
+        "blocked",
+        "float[2,4] x",
+        'c = com.microsoft.FusedGemm <activation="Relu"> (x, B)\ny = BN3(c)',
+        outputs="float[2,3] y",
+        imports={"com.microsoft": 1},
+        B=(4, 3),
+    ),
 ]
 
 ADDENDS: dict[str, object] = {

@@ -25,6 +25,25 @@ KEPT = [
         "n = BN3(x)\nt = Transpose <perm=[0,2,1]> (n)\ny = MatMul(t, W)",
         W=(2, 3, 5),
     ),
+    kept(
+        "transposed batches",
+        "blocked",
+        "float[2,5,4] x",
+        "c = com.microsoft.FusedMatMul <transBatchA=1> (x, W)\ny = BN2(c)",
+        outputs="float[5,2,3] y",
+        imports={"com.microsoft": 1},
+        W=(4, 3),
+    ),
+    kept(
+        "before, transposed batches",
+        "no-producer",
+        "float[2,5,4] x",
+        "n = BN5(x)\ny = com.microsoft.FusedMatMul <transBatchA=1> (n, W)",
+        outputs="float[5,2,3] y",
+        imports={"com.microsoft": 1},
+        W=(4, 3),
+    ),
+    kept("before, the weight is a vector", "shift", "float[2,3,4] x", "n = BN3(x)\ny = MatMul(n, W)", W=(4,)),
 ]
 
 AFTER = [

@@ -108,3 +108,72 @@ def test_blocks_of_scales() -> None:
     folded = fold(model).model
     assert not any(node.op_type == "BatchNormalization" for node in folded.graph.node)
     assert_same(model, folded, feeds_for(model))
+
+
+CONV_BIAS = "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, {})\nc = Conv(x, w, b)\ny = BN3(c)"
+FILTERS = {"q": int8((3, 4, 2, 2)), "s": POWER}
+COUNTS = np.array([1, 2, 3])
+
+REFUSED = {
+    "a computed scale": (
+        "quantized",
+        X + ", float s",
+        "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)",
+        {"q": FILTERS["q"]},
+    ),
+    "groups that share channels": (
+        "quantized",
+        X,
+        "w = DequantizeLinear(q, s)\nc = ConvTranspose <group=2> (x, w)\ny = BN4(c)",
+        {"q": int8((4, 2, 2, 2)), "s": POWER},
+    ),
+    "alpha": (
+        "quantized",
+        "float[2,4] x",
+        "w = DequantizeLinear(q, s)\nc = Gemm <alpha=0.5> (x, w)\ny = BN3(c)",
+        {"q": int8((4, 3)), "s": POWER},
+    ),
+    "a computed bias": (
+        "bias-not-constant",
+        X + ", float[3] b",
+        "w = DequantizeLinear(q, s)\nc = Conv(x, w, b)\ny = BN3(c)",
+        FILTERS,
+    ),
+    "a computed quantized bias": ("quantized", X + ", int32[3] i", CONV_BIAS.format("s"), FILTERS),
+    "a bias of eight bits": ("quantized", X, CONV_BIAS.format("s"), FILTERS | {"i": COUNTS.astype(np.int8)}),
+    "a bias with a zero point": (
+        "quantized",
+        X,
+        CONV_BIAS.format("s, j"),
+        FILTERS | {"i": COUNTS.astype(np.int32), "j": np.int32(1)},
+    ),
+    "a bias that leaves its range": (
+        "quantized",
+        X,
+        CONV_BIAS.format("t"),
+        FILTERS | {"i": COUNTS.astype(np.int32), "t": np.float32(1e-12)},
+    ),
+    "a scale that overflows": (
+        "overflow",
+        X,
+        "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)",
+        FILTERS | {"s": np.float32(3e38)},
+    ),
+    "blocks across channels": (
+        "quantized",
+        "float[2,4] x",
+        "w = DequantizeLinear <axis=1, block_size=2> (q, s)\nc = Gemm(x, w)\ny = BNpos4(c)",
+        {"q": int8((4, 4)), "s": np.full((4, 2), 0.25, np.float32)},
+    ),
+    "blocks of negative channels": (
+        "quantized",
+        "float[2,4] x",
+        "w = DequantizeLinear <axis=0, block_size=2> (q, s)\nc = Gemm(x, w)\ny = BN4(c)",
+        {"q": int8((4, 4)), "s": np.full((2, 4), 0.25, np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "inputs", "nodes", "constants"), REFUSED.values(), ids=REFUSED)
+def test_what_the_quantization_cannot_express(code: str, inputs: str, nodes: str, constants: dict[str, Any]) -> None:
+    keeps(build(inputs, nodes, **constants), code)

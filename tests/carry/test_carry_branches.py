@@ -51,6 +51,7 @@ KEPT = [
         W=W,
         V=(1, 4, 1, 1),
     ),
+    kept("the divisor", "axis", "float[3,4] x, float[3,4] z", "n = BNscale4(x)\ny = Div(z, n)"),
 ]
 
 FOLDS = [

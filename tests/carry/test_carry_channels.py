@@ -10,6 +10,12 @@ X = "float[2,4,4,4] x"
 W = (3, 4, 1, 1)
 V = (5, 4, 1, 1)
 TWO = "a = Conv(x, W)\nb = Conv(x, V)\n"
+TWICE = np.float32(2)
+UNIFORM: dict[str, dict[str, list[int]]] = {
+    "Slice(c, o, e, q)": {"o": [0], "e": [2], "q": [3]},
+    "Gather <axis=2> (c, i)": {"i": [0, 1]},
+    "SpaceToDepth <blocksize=2> (c)": {},
+}
 
 KEPT = [
     kept(
@@ -81,6 +87,67 @@ KEPT = [
         X,
         "n = BN4(x)\ns = DepthToSpace <blocksize=2> (n)\ny = Conv(s, W)",
         W=(3, 1, 1, 1),
+    ),
+    kept(
+        "Split into computed parts",
+        "shape-unknown",
+        X + ", int64[2] s",
+        "c = Conv(x, U)\na, b = Split <axis=1> (c, s)\nn = BN2(a)\ny = Concat <axis=1> (n, b)",
+        outputs="float[2,4,4,4] y",
+        U=(4, 4, 1, 1),
+    ),
+    kept(
+        "Split in front into computed parts",
+        "shape-unknown",
+        X + ", int64[2] s",
+        "n = BN4(x)\na, b = Split <axis=1> (n, s)\nc = Conv(a, U)\nd = Conv(b, U)\ny = Add(c, d)",
+        outputs="float[2,4,4,4] y",
+        U=(4, 2, 1, 1),
+    ),
+    kept(
+        "Slice in front with computed bounds",
+        "shape-unknown",
+        X + ", int64[1] e",
+        "n = BN4(x)\ns = Slice(n, z, e, o)\ny = Conv(s, U)",
+        outputs="float[2,4,4,4] y",
+        U=(4, 2, 1, 1),
+        z=[0],
+        o=[1],
+    ),
+    kept(
+        "Slice along computed axes",
+        "shape-unknown",
+        X + ", int64[1] a",
+        "c = Conv(x, W)\ns = Slice(c, z, o, a)\ny = BN3(s)",
+        outputs="float[2,3,4,4] y",
+        W=W,
+        z=[0],
+        o=[1],
+    ),
+    kept(
+        "Slice of an unknown number of channels",
+        "shape-unknown",
+        "float[2,P,4,4] x",
+        "s = Slice(x, z, e, o)\ny = BN3(s)",
+        outputs="float[2,3,4,4] y",
+        z=[0],
+        e=[3],
+        o=[1],
+    ),
+    kept(
+        "Gather in front by computed indices",
+        "axis",
+        X + ", int64[3] i",
+        "n = BN4(x)\ng = Gather <axis=1> (n, i)\ny = Conv(g, U)",
+        U=(3, 3, 1, 1),
+    ),
+    kept(
+        "DepthToSpace, scaled along a row",
+        "axis",
+        X,
+        "c = Conv(x, U)\nd = DepthToSpace <blocksize=2> (c)\ny = Mul(d, k)",
+        U=(4, 4, 1, 1),
+        k=(8, 1),
     ),
 ]
 
@@ -215,6 +282,48 @@ FOLDS = [
         U=(12, 4, 1, 1),
     ),
     case("SpaceToDepth in front", X, "n = BN4(x)\nd = SpaceToDepth <blocksize=2> (n)\ny = Conv(d, U)", U=(3, 16, 1, 1)),
+    case(
+        "Split into one part along another axis",
+        X,
+        "c = Conv(x, W)\na = Split <axis=2, num_outputs=1> (c)\ny = BN3(a)",
+        W=W,
+    ),
+    case(
+        "one number on a part of a Split",
+        X,
+        "c = Conv(x, U)\na, b = Split <axis=1, num_outputs=2> (c)\nn = Mul(a, k)\ny = Concat <axis=1> (n, b)",
+        U=(4, 4, 1, 1),
+        k=TWICE,
+    ),
+    case(
+        "one number in front of a part of a Concat",
+        X + ", float[2,4,4,4] z",
+        "n = Mul(x, k)\nc = Concat <axis=1> (n, z)\ny = Conv(c, U)",
+        U=(3, 8, 1, 1),
+        k=TWICE,
+    ),
+    *[
+        case(
+            f"one number behind {operator}",
+            X,
+            f"c = Conv(x, U)\nd = {operator}\ny = Mul(d, k)",
+            U=(4, 4, 1, 1),
+            k=TWICE,
+            **constants,
+        )
+        for operator, constants in UNIFORM.items()
+    ],
+    *[
+        case(
+            f"one number in front of {operator}",
+            X,
+            f"c = Mul(x, k)\nd = {operator}\ny = Conv(d, U)",
+            U=(2, channels, 1, 1),
+            k=TWICE,
+            **constants,
+        )
+        for (operator, constants), channels in zip(UNIFORM.items(), (4, 4, 16), strict=True)
+    ],
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from helpers import Case, build, case, folds, kept
 
@@ -94,6 +95,22 @@ KEPT = [
         W=(3, 4, 2),
         a=[1],
         s=[2, 3, 3, 4],
+    ),
+    kept(
+        "Tile in front, computed repeats",
+        "shape-unknown",
+        "float[2,4,4,4] x, int64[4] t",
+        "n = BN4(x)\nd = Tile(n, t)\ny = Conv(d, U)",
+        outputs="float[a,b,c,d] y",
+        U=(3, 4, 1, 1),
+    ),
+    kept(
+        "Squeeze of whatever has size one",
+        "shape-unknown",
+        "float[2,4,L] x",
+        "a = Conv(x, U)\nd = Squeeze(a)\ny = BN3(d)",
+        outputs="float[2,3] y",
+        U=(3, 4, 1),
     ),
 ]
 
@@ -214,6 +231,29 @@ FOLDS = [
         B=(16, 3),
         s=[-1, 16],
     ),
+    case("Squeeze without axes", "float[2,4,1] x", "a = Conv(x, U)\nd = Squeeze(a)\ny = BN3(d)", U=(3, 4, 1)),
+    *[
+        case(
+            f"one number behind {operator}",
+            "float[2,4,4,4] x",
+            f"c = Conv(x, U)\nd = {operator}\ny = Mul(d, k)",
+            U=(3, 4, 1, 1),
+            k=np.float32(2),
+            t=[1, 2, 1, 1],
+        )
+        for operator in ("Transpose(c)", "Tile(c, t)")
+    ],
+    *[
+        case(
+            f"one number in front of {operator}",
+            "float[2,4,4,4] x",
+            f"c = Mul(x, k)\nd = {operator}\ny = Conv(d, U)",
+            U=(3, channels, 1, 1),
+            k=np.float32(2),
+            t=[1, 2, 1, 1],
+        )
+        for operator, channels in (("Transpose <perm=[0,2,1,3]> (c)", 4), ("Tile(c, t)", 8))
+    ],
 ]
 
 
