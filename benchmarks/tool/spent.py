@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 STEPS = {
     "index": ("index_model",),
-    "plan": ("_plan",),
-    "count and describe": ("describe", "counts_before", "counts_after"),
+    "plan": ("plan_scope", "fold_across"),
+    "count and describe": ("describe", "model_counts", "with_affine", "counts_after"),
     "apply": ("apply_plans",),
     "write weights and graph": ("stage",),
 }

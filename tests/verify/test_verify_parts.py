@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from verify_models import Pair, model
 
+from bnfold import files
+from bnfold.errors import RuntimeMissingError
 from bnfold.report import Folded
 from bnfold.verify import metrics, noise
 from bnfold.verify.channels import compare_channels
@@ -20,6 +22,7 @@ from bnfold.verify.constants import ConstantValues
 from bnfold.verify.labels import Labels
 from bnfold.verify.sites import pair
 from bnfold.verify.source import Source
+from bnfold.verify.structure import check_structure
 from bnfold.verify.types import tensor_types
 from bnfold.verify.view import View
 
@@ -298,3 +301,96 @@ def test_functions_are_inlined():
     source = Source(made)
     assert [node.op_type for node in source.proto.graph.node] == ["Add", "Add"]
     assert pair(*views(made, made)).identical == 2
+
+
+def test_weights_in_files_are_not_read_for_a_session(tmp_path, monkeypatch):
+    big = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    made = model("float[N,64] x", "float[] y", "y = MatMul(x, w)", {"w": big})
+    onnx.save(made, tmp_path / "inline.onnx")
+    monkeypatch.chdir(tmp_path)
+    source = Source("inline.onnx")
+    monkeypatch.setattr(Source, "array", lambda *_: pytest.fail("the weights were read"))
+    found = source.session().run({"x": np.ones((1, 64), np.float32)})["y"]
+    assert np.allclose(found, big.sum(0), atol=1e-4)
+
+
+def test_weights_in_files_elsewhere_are_read(tmp_path):
+    """A model that was loaded from one place and handed on as if it lay in another."""
+    big = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    onnx.save(model("float[N,64] x", "float[] y", "y = MatMul(x, w)", {"w": big}), tmp_path / "inline.onnx")
+    loaded = files.load(tmp_path / "inline.onnx")
+    (tmp_path / "other").mkdir()
+    loaded.path = str(tmp_path / "other" / "model.onnx")
+    source = Source(loaded)
+    assert np.allclose(source.session().run({"x": np.ones((1, 64), np.float32)})["y"], big.sum(0), atol=1e-4)
+    assert source.given is loaded
+
+
+def test_large_constants_in_bodies_are_brought_along(tmp_path):
+    big = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    text = "y = If(k) <then_branch = t () => (float[2,64] a) { a = MatMul(x, w) }, else_branch = e () => (float[2,64] z) { z = Neg(x) }>"
+    made = model("float[2,64] x, bool k", "float[] y", text, {"w": big})
+    body = made.graph.node[0].attribute[0].g
+    body.initializer.append(made.graph.initializer.pop())
+    onnx.save(made, tmp_path / "inline.onnx")
+    source = Source(tmp_path / "inline.onnx")
+    feeds = {"x": np.ones((2, 64), np.float32), "k": np.array(True)}
+    assert np.allclose(source.session().run(feeds)["y"][0], big.sum(0), atol=1e-4)
+
+
+def test_tensors_are_compared_bit_by_bit(tmp_path):
+    big = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    sources = []
+    for number, value in enumerate((big, big, big + 1, big[:32], big.astype(np.float64))):
+        shape = ",".join(map(str, value.shape))
+        kind = "double" if value.dtype == np.float64 else "float"
+        path = tmp_path / f"{number}.onnx"
+        onnx.save(model(f"{kind}[{shape}] x", f"{kind}[] y", "y = Add(x, w)", {"w": value}), path)
+        sources.append(Source(path))
+    first = sources[0]
+    tensor = first.proto.graph.initializer[0]
+    same = [first.same(tensor, other, other.proto.graph.initializer[0]) for other in sources]
+    assert same == [True, True, False, False, False]
+
+
+def test_functions_that_cannot_be_inlined_are_said(monkeypatch):
+    text = """
+    <ir_version: 10, opset_import: ["": 17, "f": 1]>
+    g (float[2,3] x) => (float[2,3] y) { y = f.twice(x) }
+    <domain: "f", opset_import: ["": 17]> twice (v) => (w) { w = Add(v, v) }"""
+    made = onnx.parser.parse_model(text)
+    monkeypatch.setattr(onnx.inliner, "inline_local_functions", lambda _: (_ for _ in ()).throw(RuntimeError("no")))
+    with pytest.raises(RuntimeMissingError, match="inlined"):
+        Source(made)
+
+
+@pytest.mark.parametrize(
+    ("given", "theirs", "problem", "note"),
+    [
+        (("N", 3), ("M", 3), "", "has shape [M, 3], in the original [N, 3]"),
+        ((2, 3), (2, 4), "has shape [2, 4], in the original [2, 3]", ""),
+        ((2, 3), (2, 3, 1), "has shape [2, 3, 1]", ""),
+        (None, (2, 3), "", "declares its shape in one model only"),
+    ],
+)
+def test_shapes_of_the_interface(given, theirs, problem, note):
+    models = []
+    for shape in (given, theirs):
+        made = model("float[2,3] x", "float[] y", "y = Relu(x)", {})
+        made.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", 1, shape))
+        models.append(Source(made))
+    problems, notes = check_structure(*models)
+    assert any(problem in text for text in problems) if problem else not problems
+    assert any(note in text for text in notes) if note else True
+
+
+def test_an_input_that_can_be_overridden_in_one_model_only():
+    made = model("float[2] x", "float[] y", "y = Add(x, w)", {"w": np.ones(2, np.float32)})
+    listed = onnx.ModelProto()
+    listed.CopyFrom(made)
+    listed.graph.input.append(onnx.helper.make_tensor_value_info("w", 1, [2]))
+    assert "can be overridden in the original only" in check_structure(Source(listed), Source(made))[0][0]
+    listed.opset_import.add(domain="else", version=1)
+    problems, notes = check_structure(Source(made), Source(listed))
+    assert problems == []
+    assert "new operator domain else" in notes
