@@ -18,7 +18,8 @@ from bnfold.describe import counts_after, describe, model_counts, with_affine
 from bnfold.errors import OptionError, VerificationError, printable
 from bnfold.graph import Scope, index_model
 from bnfold.model import Model
-from bnfold.plan import Limits, ScopePlan, plan_scope
+from bnfold.plan import Limits, ScopePlan
+from bnfold.planner import plan_scope
 from bnfold.refusals import CODES, Refusal
 from bnfold.report import Counts, Folded, FoldResult, Kept, Plan, Report, versions
 from bnfold.staging import Staged, stage

@@ -1,0 +1,123 @@
+"""Collecting the chains of a scope: which affines are read at all, which stand in a row, and which do nothing."""
+
+from __future__ import annotations
+
+from bnfold import read
+from bnfold.absorb import matmul
+from bnfold.graph import Node
+from bnfold.plan import Chain, ScopePlan, compose
+from bnfold.read import AffineNode
+from bnfold.refusals import Refusal
+
+__all__ = ["collect", "drop_identity", "find_dead", "joins_outputs"]
+
+
+def find_dead(plan: ScopePlan) -> None:
+    """Affines that nobody reads, and all that is computed for them alone."""
+    scope = plan.scope
+    waiting: list[Node] = []
+    for node in scope.nodes:
+        if read.is_affine_operator(node) and _unused(plan, node):
+            found = _read(plan, node)
+            if isinstance(found, AffineNode):
+                plan.unread.append(found)
+                waiting.append(node)
+    while waiting:
+        node = waiting.pop()
+        if node.index in plan.dead or not _unused(plan, node):
+            continue
+        plan.dead.add(node.index)
+        captured = [name for owner, child in scope.children if owner is node for name in child.captures]
+        producers = (scope.producer(name) for name in (*node.inputs, *captured))
+        waiting.extend(producer for producer in producers if producer is not None)
+
+
+def _unused(plan: ScopePlan, node: Node) -> bool:
+    scope = plan.scope
+    return not any(
+        name in scope.output_set or any(use.node.index not in plan.dead for use in scope.readers(name))
+        for name in node.outputs
+    )
+
+
+def collect(plan: ScopePlan) -> None:
+    """Read every affine of the scope and tie those in a row together."""
+    for node in plan.scope.nodes:
+        if not read.is_affine_operator(node) or node.index in plan.dead:
+            continue
+        found = _read(plan, node)
+        if isinstance(found, Refusal):
+            plan.refused[node.index] = found
+        elif found is not None:
+            plan.affines[node.index] = found
+            _link(plan, found)
+
+
+def _read(plan: ScopePlan, node: Node) -> AffineNode | Refusal | None:
+    norm = node.op == "BatchNormalization"
+    if plan.limits.only_norms and not norm:
+        return None
+    found = read.read(node)
+    if isinstance(found, Refusal) and not norm and found.code in ("shape-unknown", "broadcast"):
+        return found
+    if found is None or isinstance(found, Refusal):
+        return found if norm else None
+    excluded = plan.limits.skip.get(node.label)
+    if excluded is not None:
+        return excluded
+    unit = matmul.unit_of(node) if node.op == "Add" else None
+    if unit is not None and not matmul.becomes_gemm(unit):
+        return None  # the bias of a MatMul is part of that linear operator
+    return found
+
+
+def _link(plan: ScopePlan, member: AffineNode) -> None:
+    """Append to the chain that makes the data, when this is its only reader, else begin a new chain."""
+    scope = plan.scope
+    producer = scope.producer(member.data)
+    before = plan.chain_of.get(producer.index) if producer is not None else None
+    if before is not None and before.output == member.data and member.data not in scope.output_set:
+        readers = plan.value_readers(member.data)
+        both = compose(scope, member.data, before.affine, member.affine) if len(readers) == 1 else None
+        norm = before.norm or (member if member.norm else None)
+        fits = norm is None or both is None or both.scale.size == norm.affine.scale.size
+        if both is not None and both.finite and fits:
+            before.members.append(member)
+            before.affine = both
+            plan.chain_of[member.node.index] = before
+            return
+    chain = Chain([member], member.affine)
+    plan.chains.append(chain)
+    plan.chain_of[member.node.index] = chain
+
+
+def drop_identity(plan: ScopePlan, chain: Chain) -> None:
+    """A chain that does nothing disappears, unless it is all that connects an input to an output."""
+    if not chain.affine.identity:
+        return
+    if joins_outputs(plan, chain):
+        chain.refusal = Refusal(
+            "graph-output", "the operator does nothing, but connects an input to an output of the graph", None
+        )
+        return
+    chain.dropped = True
+    plan.remove(chain, keeps_input=False)
+
+
+def joins_outputs(plan: ScopePlan, chain: Chain) -> bool:
+    """Whether a chain that does nothing joins an output of the graph to an input or to another output.
+
+    Its tensors become one when it disappears, and one tensor cannot have two names.
+    """
+    scope, root = plan.scope, chain.data
+    if chain.output not in scope.output_set:
+        return False
+    while root not in scope.output_set:
+        producer = scope.producer(root)
+        if producer is None or root in plan.exposed:
+            return True
+        if producer.index not in plan.gone:
+            plan.exposed.add(root)
+            return False
+        root = plan.gone[producer.index].data
+    return True

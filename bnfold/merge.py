@@ -1,0 +1,70 @@
+"""What is left over merges: into another chain that stays, or down to half of itself, where that saves operators."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.chains import joins_outputs
+from bnfold.plan import Chain, ScopePlan, compose
+from bnfold.refusals import Refusal
+from bnfold.route import Route, Walker
+
+__all__ = ["merge"]
+
+
+def merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+    """Move a chain into another one that stays, or keep half of it, where that saves operators; returns whether it
+    did."""
+    readers = frozenset((chain.members[0].node.index,))
+    route = walker.backward(chain.data, chain.affine, readers)
+    if isinstance(route, Route) and route.cost == 0:
+        _take_merging(plan, chain, route, backward=True)
+        return True
+    route = walker.forward(chain.output, chain.affine)
+    if isinstance(route, Route) and route.cost == 0 and route.ends:
+        _take_merging(plan, chain, route, backward=False)
+        return True
+    if (len(chain.members) > 1 or chain.rewritten) and chain.operators_needed() > 1 and plan.may_change(chain):
+        return _halve(plan, chain, readers)
+    return False
+
+
+def _take_merging(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> None:
+    linear = Route([], route.edits, route.tensors, route.crossed)
+    for end in route.ends:
+        host = plan.chain_of.get(end.node.index)
+        if host is None:
+            linear.ends.append(end)
+            continue
+        both = compose(plan.scope, host.data, *((host.affine, end.affine) if backward else (end.affine, host.affine)))
+        assert both is not None, "checked by can_merge"
+        host.affine, host.rewritten = both, True
+        chain.into_chain = host
+    plan.take(chain, linear, backward=backward)
+    chain.routes.append(route)
+    plan.remove(chain, keeps_input=not backward)
+    for host in {id(h): h for h in (plan.chain_of.get(end.node.index) for end in route.ends) if h is not None}.values():
+        if host.affine.identity and not joins_outputs(plan, host):
+            host.dropped = True
+            plan.remove(host, keeps_input=False)
+
+
+def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> bool:
+    """Where scale and shift both stay as two operators, let one of them go and keep the other."""
+    affine = chain.affine
+    walker = Walker(plan)
+    halves = [(affine.only_scale(), affine.only_shift())]
+    if affine.scale.all():
+        inner = Affine(np.ones_like(affine.scale), affine.shift / affine.scale, affine.axis)
+        if inner.finite:
+            halves.append((inner, affine.only_scale()))
+    for first, second in halves:
+        for going, kept, backward in ((first, second, True), (second, first, False)):
+            route = walker.backward(chain.data, going, readers) if backward else walker.forward(chain.output, going)
+            if isinstance(route, Refusal) or route.cost or not route.ends:
+                continue
+            plan.take(chain, route, backward=backward)
+            chain.affine, chain.rewritten, chain.half = kept, True, route
+            return True
+    return False

@@ -1,0 +1,153 @@
+"""Planning: for every affine of a scope, a route to linear operators or a refusal. Pure; nothing is edited.
+
+Affine operators in a row form a *chain* with one composed affine. Chains are routed in this order:
+
+1. chains that do nothing disappear;
+2. towards producers, in the order of the graph, so that a chain behind a routed one finds the way clear;
+3. towards consumers, in reverse order; where neither way takes it whole, the scale one way and the shift the other;
+4. what is left merges: a chain becomes the fewest operators, and chains with only carrying operators in between
+become one.
+
+A routed chain counts as the identity from then on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.chains import collect, drop_identity, find_dead
+from bnfold.graph import Scope
+from bnfold.merge import merge
+from bnfold.plan import Chain, Limits, ScopePlan
+from bnfold.refusals import Refusal
+from bnfold.route import Route, Walker
+
+__all__ = ["plan_scope"]
+
+
+def plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
+    """Plan one scope (not the scopes below it)."""
+    with np.errstate(all="ignore"):  # what overflows is refused
+        return _plan_scope(scope, limits)
+
+
+def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
+    plan = ScopePlan(scope, limits)
+    find_dead(plan)
+    collect(plan)
+    for chain in plan.chains:
+        drop_identity(plan, chain)
+    walker = Walker(plan)
+    for chain in plan.chains:
+        if chain.staying:
+            _towards_producers(plan, walker, chain)
+    walker = Walker(plan)
+    for chain in reversed(plan.chains):
+        if chain.staying:
+            _towards_consumers(plan, walker, chain)
+    merged = True
+    while merged:  # what merges can clear the way for others
+        walker = Walker(plan, merge=True)
+        merged = False
+        for chain in plan.chains:
+            if chain.staying and merge(plan, walker, chain):
+                merged = True
+    return plan
+
+
+# -- routing -----------------------------------------------------------------------------------------------------------
+
+
+def _worthwhile(chain: Chain, route: Route, others: int = 0) -> Refusal | None:
+    """A route may write new Adds, but the model must not get more operators, and a norm must go for it."""
+    cost, removed = route.cost, len(chain.members) + others
+    if cost < removed or (cost == removed and chain.norm is not None):
+        return None
+    return Refusal(
+        "no-gain", "the shift would only move to another Add", route.ends[0].node.label if route.ends else None
+    )
+
+
+def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
+    """Other chains that do the very same to the same tensor; they can go into its producer together."""
+    readers = plan.value_readers(chain.data)
+    if len(readers) == 1:
+        return []
+    found = []
+    for use in readers:
+        other = plan.chain_of.get(use.node.index)
+        if (
+            other is None
+            or other.members[0].node is not use.node
+            or not other.staying
+            or not other.affine.same_as(chain.affine)
+        ):
+            return []
+        if other is not chain:
+            found.append(other)
+    outputs = [c.output for c in (chain, *found) if c.output in plan.scope.output_set or c.output in plan.exposed]
+    return found if len(outputs) <= 1 else []
+
+
+def _towards_producers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
+    twins = _twins(plan, chain)
+    readers = frozenset(c.members[0].node.index for c in (chain, *twins))
+    route = walker.backward(chain.data, chain.affine, readers)
+    refusal = route if isinstance(route, Refusal) else _worthwhile(chain, route, sum(len(t.members) for t in twins))
+    if refusal is not None or isinstance(route, Refusal):
+        chain.refusal = refusal
+        return
+    plan.take(chain, route, backward=True)
+    for each in (chain, *twins):
+        each.routes.append(route)
+        plan.remove(each, keeps_input=False)
+
+
+def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
+    route = walker.forward(chain.output, chain.affine)
+    refusal = route if isinstance(route, Refusal) else _worthwhile(chain, route)
+    if refusal is None and isinstance(route, Route):
+        plan.take(chain, route, backward=False)
+        chain.routes.append(route)
+        plan.remove(chain, keeps_input=True)
+        return
+    if chain.affine.scales and chain.affine.shifts and _split(plan, walker, chain):
+        return
+    chain.refusal = _tell(chain.refusal, refusal)
+
+
+def _tell(back: Refusal | None, forth: Refusal | None) -> Refusal | None:
+    """The refusal to report: towards the producer it usually says what is wrong with the model; else the other
+    way's."""
+    if back is None or forth is None:
+        return back or forth
+    if back.code == "no-producer" and forth.code not in ("graph-output", "blocked"):
+        first, second, also = forth, back, "and towards the front"
+    else:
+        first, second, also = back, forth, "and towards the consumers"
+    return Refusal(first.code, f"{first.reason}; {also}: {second.reason}", first.node or second.node)
+
+
+def _split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+    """Scale one way and shift the other: ``s * (x + t / s)`` or ``(s * x) + t``; only when nothing stays behind."""
+    affine = chain.affine
+    readers = frozenset((chain.members[0].node.index,))
+    ways = [(affine.only_scale(), affine.only_shift())]
+    if affine.scale.all():
+        moved = Affine(affine.scale, affine.shift / affine.scale, affine.axis)
+        if moved.finite:
+            ways.append((moved.only_shift(), affine.only_scale()))
+    for back, forth in ways:
+        towards_producers = walker.backward(chain.data, back, readers)
+        if isinstance(towards_producers, Refusal) or towards_producers.cost:
+            continue
+        towards_consumers = walker.forward(chain.output, forth)
+        if isinstance(towards_consumers, Refusal) or towards_consumers.cost:
+            continue
+        plan.take(chain, towards_producers, backward=True)
+        plan.take(chain, towards_consumers, backward=False)
+        chain.routes += [towards_producers, towards_consumers]
+        plan.remove(chain, keeps_input=True)
+        return True
+    return False
