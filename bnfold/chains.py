@@ -82,8 +82,7 @@ def _link(plan: ScopePlan, member: AffineNode) -> None:
         norm = before.norm or (member if member.norm else None)
         fits = norm is None or both is None or both.scale.size == norm.affine.scale.size
         if both is not None and both.finite and fits:
-            before.members.append(member)
-            before.affine = both
+            before.append(member, both)
             plan.chain_of[member.node.index] = before
             return
     chain = Chain([member], member.affine)

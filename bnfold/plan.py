@@ -44,6 +44,7 @@ class Chain:
         routes: how it left, towards producers and consumers; empty when it stays.
         refusal: why it stays.
         dropped: it does nothing.
+        norm: the first batch norm among the members.
         rewritten: it stays with another affine than its members have: others merged into it, or half of it left.
         into_chain: the chain that took it over.
     """
@@ -56,6 +57,10 @@ class Chain:
     rewritten: bool = False
     into_chain: Chain | None = None
     half: Route | None = None
+    norm: AffineNode | None = None
+
+    def __post_init__(self) -> None:
+        self.norm = next((member for member in self.members if member.norm), None)
 
     @property
     def data(self) -> str:
@@ -65,9 +70,12 @@ class Chain:
     def output(self) -> str:
         return self.members[-1].output
 
-    @property
-    def norm(self) -> AffineNode | None:
-        return next((m for m in self.members if m.norm), None)
+    def append(self, member: AffineNode, affine: Affine) -> None:
+        """Add one more member; ``affine`` is the whole chain's from now on."""
+        self.members.append(member)
+        self.affine = affine
+        if self.norm is None and member.norm:
+            self.norm = member
 
     @property
     def staying(self) -> bool:
