@@ -24,7 +24,6 @@ _STANDARD = ("", "ai.onnx")
 _READS_NO_VALUES = ("Shape", "Size", "CastLike")
 _WITH_BODIES = ("If", "Loop", "Scan", "SequenceMap")
 """The operators of the standard domain that carry graphs; in other domains every node is looked at."""
-_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 __all__ = ["CAPTURE", "Node", "Scope", "Use", "attribute_graphs", "index_model"]
 

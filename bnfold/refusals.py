@@ -165,11 +165,6 @@ CODES: dict[str, Explanation] = {
         "Moving an addition from one place to another is not worth a change.",
         "Nothing to do.",
     ),
-    "merge": Explanation(
-        "The operator is what is left of several that were merged into one.",
-        "No linear operator could take it, so the chain was reduced to the fewest operators.",
-        "Nothing to do.",
-    ),
     "too-far": Explanation(
         "No linear operator was found within the search distance.",
         "The search is bounded so that planning stays linear in the size of the model.",
