@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from helpers import build, count
 
 import bnfold
-from bnfold import apply
+from bnfold import apply, folding, repair
 from bnfold.absorb import conv
 from bnfold.absorb.port import Rewrite, Scaled
 from bnfold.errors import OptionError, VerificationError
+from bnfold.verify import VerifyReport
 
 MODEL = build(
     "float[2,4,5,5] x",
@@ -115,3 +117,69 @@ def test_overflow_of_a_streamed_weight_excludes_its_operator(tmp_path: Path) -> 
     onnx.save(model, tmp_path / "in.onnx")
     report = bnfold.fold_file(tmp_path / "in.onnx", tmp_path / "out.onnx", verify=False)
     assert [entry.code for entry in report.kept] == ["overflow"]
+
+
+# -- folds that no site can be blamed for ------------------------------------------------------------------------------
+
+ROW = build(
+    "float[1,2,3,3] x",
+    "".join(f"c{i} = Conv({'x' if i == 0 else f'r{i - 1}'}, W)\nn{i} = BN2(c{i})\nr{i} = Relu(n{i})\n" for i in range(16)),
+    "float[1,2,3,3] r15",
+    W=(2, 2, 1, 1),
+)
+
+
+def blind(monkeypatch: pytest.MonkeyPatch, *wrong: str, blames_from: int = 0) -> list[int]:
+    """A proof that only sees whether one of the wrong folds is in the model; returns how many folds each one saw.
+
+    From as few as ``blames_from`` folds on it names the wrong one.
+    """
+    seen: list[int] = []
+
+    def prove(_original: object, _result: object, folded: folding.Folding, _options: object) -> VerifyReport:
+        labels = [entry.node for entry in folded.folded]
+        seen.append(len(labels))
+        bad = tuple(label for label in labels if label in wrong)
+        if not bad:
+            return VerifyReport("equal", "", equal=True)
+        blamed = bad if len(labels) <= blames_from else ()
+        return VerifyReport("different", "outputs differ", equal=False, blamed=blamed)
+
+    monkeypatch.setattr(repair, "_prove", prove)
+    return seen
+
+
+@pytest.mark.parametrize("wrong", [(0,), (15,), (7,), (3, 12), (0, 1, 15), tuple(range(16))])
+def test_only_the_folds_that_fail_are_withdrawn_when_none_can_be_blamed(
+    monkeypatch: pytest.MonkeyPatch, wrong: tuple[int, ...]
+) -> None:
+    labels = {f"BatchNormalization:n{i}" for i in wrong}
+    seen = blind(monkeypatch, *labels)
+    report = bnfold.fold(ROW).report
+    assert {entry.node for entry in report.withdrawn} == labels
+    assert len(report.folded) == 16 - len(wrong)
+    assert len(seen) <= 2 + len(wrong) * 5, "a search for one of 16 takes four proofs and the one that follows"
+
+
+def test_a_site_that_can_be_blamed_on_the_way_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = blind(monkeypatch, "BatchNormalization:n2", blames_from=8)
+    report = bnfold.fold(ROW).report
+    assert [entry.node for entry in report.withdrawn] == ["BatchNormalization:n2"]
+    assert seen == [16, 0, 8, 15]
+
+
+def test_what_differs_without_any_fold_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(repair, "_prove", lambda *_: VerifyReport("different", "outputs differ", equal=False))
+    onnx.save(ROW, tmp_path / "in.onnx")
+    with pytest.raises(VerificationError, match="outputs differ"):
+        bnfold.fold_file(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+@pytest.mark.usefixtures("one_wrong_fold")
+def test_a_wrong_fold_is_found_from_the_outputs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    prove = repair._prove
+    monkeypatch.setattr(repair, "_prove", lambda *arguments: replace(prove(*arguments), blamed=()))
+    result = bnfold.fold(MODEL)
+    assert [entry.node for entry in result.report.withdrawn] == ["BatchNormalization:n"]
+    assert [entry.node for entry in result.report.folded] == ["BatchNormalization:y"]

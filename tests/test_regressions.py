@@ -27,7 +27,7 @@ from helpers import (
 from onnx import ModelProto, helper
 
 import bnfold
-from bnfold import pipeline, symbolic
+from bnfold import folding, symbolic
 from bnfold.errors import ModelReadError
 
 X = "float[1,4,2,2] x"
@@ -354,8 +354,8 @@ def test_factors_that_overflow_together_are_planned_once(monkeypatch: pytest.Mon
         calls.append(arguments)
         return plan_scope(*arguments)
 
-    plan_scope = pipeline.plan_scope
-    monkeypatch.setattr(pipeline, "plan_scope", counting)
+    plan_scope = folding.plan_scope
+    monkeypatch.setattr(folding, "plan_scope", counting)
     nodes = "n0 = Mul(x, k)\nr0 = Relu(n0)\n"
     nodes += "".join(f"n{i} = Mul(r{i - 1}, k)\nr{i} = Relu(n{i})\n" for i in range(1, 256))
     model = build("float[1,4,2,2] x", nodes, "float[1,4,2,2] r255", k=np.float32(4))

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from cli_fixtures import Run, mixed
 
-from bnfold import pipeline
+from bnfold import pipeline, repair
 from bnfold.verify.report import VerifyReport
 
 # What must not happen: a usage error that changes a file, and a failed proof that does.
@@ -60,7 +60,7 @@ def test_refused_with_one_line_and_nothing_changed(run: Run, model: Path, case: 
 def answer(monkeypatch: pytest.MonkeyPatch, verdict: str, **fields: Any) -> None:
     """Let every proof come out like this."""
     report = VerifyReport(verdict, f"the proof says {verdict}", equal=verdict == "equal", **fields)
-    monkeypatch.setattr(pipeline, "_prove", lambda *_: report)
+    monkeypatch.setattr(repair, "_prove", lambda *_: report)
 
 
 @pytest.mark.parametrize("verdict", ["different", "inconclusive"])
@@ -84,7 +84,7 @@ def test_interrupted_run_leaves_nothing_behind(run: Run, model: Path, monkeypatc
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_prove", interrupt)
+    monkeypatch.setattr(repair, "_prove", interrupt)
     outcome = run("fold", model, "-o", model.parent / "out.onnx")
     assert outcome.code == 130
     assert sorted(model.parent.iterdir()) == [model]
@@ -244,7 +244,7 @@ def test_options_of_the_proof_arrive(run: Run, model: Path, monkeypatch: pytest.
         seen.append(options.verification)
         return VerifyReport("equal", "", equal=True)
 
-    monkeypatch.setattr(pipeline, "_prove", prove)
+    monkeypatch.setattr(repair, "_prove", prove)
     words = "--seed 7 --dim N=4 --dim H=8 --input x=a.npy --rtol 1e-3 --atol 0 --budget 2m --provider cpu"
     assert run("fold", model, "-o", model.parent / "out.onnx", *words.split()).code == 0
     options = seen[0]
