@@ -1,7 +1,7 @@
 """Part ``profile``: where bnfold's time goes, beside the floor. ``python spent.py MODEL OUTPUT`` prints one JSON line.
 
 Spent: the steps of ``bnfold fold --no-verify``, each timed inside one process by wrapping the functions of
-``bnfold.pipeline``. The floor is what no Python tool can avoid: start the interpreter, import what is used of other
+``bnfold.folding``. The floor is what no Python tool can avoid: start the interpreter, import what is used of other
 packages, parse and serialise the graph without its large weights, move the bytes, multiply them once.
 """
 
@@ -33,14 +33,14 @@ BLOCK = 1 << 20  # elements multiplied at a time
 def main() -> int:
     """Entry point of the process."""
     source, destination = sys.argv[1:]
-    from bnfold import pipeline
+    from bnfold import folding, pipeline
     from bnfold.staging import Staged
 
     spent = {"import bnfold": time.perf_counter() - BEGIN}
-    pipeline.files.load = timed(pipeline.files.load, spent, "load")
+    folding.files.load = timed(folding.files.load, spent, "load")
     for step, names in STEPS.items():
         for name in names:
-            setattr(pipeline, name, timed(getattr(pipeline, name), spent, step))
+            setattr(folding, name, timed(getattr(folding, name), spent, step))
     Staged.commit = timed(Staged.commit, spent, "flush and replace")  # type: ignore[method-assign]
     start = time.perf_counter()
     pipeline.fold_file(source, destination, verify=False)
