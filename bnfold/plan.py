@@ -12,6 +12,7 @@ import numpy as np
 
 from bnfold import dtypes
 from bnfold.affine import Affine
+from bnfold.carry import Edited, Edits
 from bnfold.graph import Node, Scope, Use
 from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
@@ -96,7 +97,7 @@ class ScopePlan:
         refused: batch norms that are no affine, and affines that options exclude, by node index.
         affines: members of chains that stay, by node index; gone: members that disappear.
         out, into: the affine each linear node takes behind and in front of it, by node index.
-        edits: constants that change: (node index, slot) -> (affines one after another, default value).
+        edits: constants of carrying operators that change.
         adds: MatMuls behind which an Add has to be written.
         changed: tensors whose value changes -> the chain that changed them last.
         dead: nodes whose results nobody uses; unread: the affines among them that are the cause.
@@ -113,7 +114,7 @@ class ScopePlan:
         self.gone: dict[int, AffineNode] = {}
         self.out: dict[int, Affine] = {}
         self.into: dict[int, Affine] = {}
-        self.edits: dict[tuple[int, int | str], tuple[tuple[Affine, ...], float | None]] = {}
+        self.edits: Edits = {}
         self.adds: set[int] = set()
         self.changed: dict[str, Chain] = {}
         self.exposed: set[str] = set()
@@ -140,8 +141,8 @@ class ScopePlan:
                 self.adds.add(end.node.index)
         for edit in route.edits:
             key = (edit.node.index, edit.slot)
-            earlier = self.edits[key][0] if key in self.edits else ()
-            self.edits[key] = ((*earlier, edit.affine), edit.default)  # not composed: they may run along different axes
+            earlier = self.edits[key].affines if key in self.edits else ()
+            self.edits[key] = Edited((*earlier, edit.affine), edit.default)
         for tensor in route.tensors:
             self.changed[tensor] = chain
 

@@ -73,6 +73,8 @@ class Walker:
         self._plan = plan
         self._scope = plan.scope
         self._merge = merge
+        self._backward_rules = carry.backward_rules(plan.edits)
+        self._forward_rules = carry.forward_rules(plan.edits)
         self._dead_ends: dict[str, Refusal] = {}
         self._hops = 0
 
@@ -129,7 +131,7 @@ class Walker:
                 route.tensors.append(port.node.outputs[0])  # the product in front of its bias Add
             route.tensors += port.changes
             return self._end(route, self._enter(port, affine, tensor, into=False))
-        rule = carry.BACKWARD.get(node.op)
+        rule = self._backward_rules.get(node.op)
         if rule is None:
             return port or self._blocked(node)
         steps = rule(node, tensor, affine)
@@ -147,7 +149,7 @@ class Walker:
         node: Node,
         depth: int,
     ) -> Refusal | None:
-        refusal = self._edited(node, step)
+        refusal = self._excluded(node, step)
         if refusal is not None:
             return refusal
         route.crossed.append(node)
@@ -253,15 +255,15 @@ class Walker:
         entry = absorb.BEFORE.get(node.op)
         if entry is not None:
             port = entry(node, position)
-            if isinstance(port, Port) or node.op not in carry.FORWARD:
+            if isinstance(port, Port) or node.op not in self._forward_rules:
                 if affine.shifts and node.op in matmul.MATMULS and matmul.bias_add(node) is not None:
                     route.tensors.append(node.outputs[0])  # the bias Add behind it takes the shift
                 return self._end(
                     route, port if isinstance(port, Refusal) else self._enter(port, affine, tensor, into=True)
                 )
-        rule = carry.FORWARD.get(node.op)
+        rule = self._forward_rules.get(node.op)
         step = self._blocked(node) if rule is None else rule(node, position, affine)
-        refusal = step if isinstance(step, Refusal) else self._edited(node, step)
+        refusal = step if isinstance(step, Refusal) else self._excluded(node, step)
         if refusal is not None or isinstance(step, Refusal):
             return refusal
         route.crossed.append(node)
@@ -277,10 +279,8 @@ class Walker:
             return Refusal("too-far", f"no linear operator within {DEPTH_LIMIT} operators of '{tensor}'", None)
         return None
 
-    def _edited(self, node: Node, step: carry.Step) -> Refusal | None:
-        """A Pad's value decides whether an affine passes, so one that has changed already is left alone."""
-        if node.op == "Pad" and any((node.index, slot) in self._plan.edits for slot in (2, "value")):
-            return Refusal("padding", f"the value of Pad '{node.label}' has changed already", node.label)
+    def _excluded(self, node: Node, step: carry.Step) -> Refusal | None:
+        """A node whose constants must not change."""
         return self._plan.excluded_hosts.get(node.index) if step.edits else None
 
     def _meet(self, route: Route, node: Node, affine: Affine, *, into: bool) -> Refusal | None:

@@ -1,13 +1,28 @@
-"""The operators that let an affine pass, one file per family, each with tables ``BACKWARD`` and ``FORWARD``."""
+"""The operators that let an affine pass, one file per family, each with tables ``BACKWARD`` and ``FORWARD``.
+
+Pad alone depends on what is decided already: a value that changed with one affine is what the next one meets.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+
 from bnfold.carry import branches, channels, elementwise, layout, reshape, spatial
-from bnfold.carry.step import Backward, Edit, Forward, Step
+from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step
 
 _FAMILIES = (elementwise, layout, reshape, channels, spatial, branches)
 
-BACKWARD: dict[str, Backward] = {op: rule for family in _FAMILIES for op, rule in family.BACKWARD.items()}
-FORWARD: dict[str, Forward] = {op: rule for family in _FAMILIES for op, rule in family.FORWARD.items()}
+_BACKWARD: dict[str, Backward] = {op: rule for family in _FAMILIES for op, rule in family.BACKWARD.items()}
+_FORWARD: dict[str, Forward] = {op: rule for family in _FAMILIES for op, rule in family.FORWARD.items()}
 
-__all__ = ["BACKWARD", "FORWARD", "Edit", "Step"]
+__all__ = ["Edit", "Edited", "Edits", "Step", "backward_rules", "forward_rules"]
+
+
+def backward_rules(edits: Edits) -> dict[str, Backward]:
+    """The rules towards producers, by operator; ``edits`` may grow while the rules are in use."""
+    return {**_BACKWARD, "Pad": partial(spatial.pad_backward, edits=edits)}
+
+
+def forward_rules(edits: Edits) -> dict[str, Forward]:
+    """The rules towards consumers, by operator; ``edits`` may grow while the rules are in use."""
+    return {**_FORWARD, "Pad": partial(spatial.pad_forward, edits=edits)}

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.carry.step import Backward, Edit, Forward, Step, constant_ints, misplaced, needs_no_sign
+from bnfold.carry.step import Backward, Edit, Edits, Forward, Step, constant_ints, misplaced, needs_no_sign
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["BACKWARD", "FORWARD"]
+__all__ = ["BACKWARD", "FORWARD", "pad_backward", "pad_forward"]
 
 
 def _placed(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
@@ -197,16 +197,18 @@ def resize_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
 # -- Pad ---------------------------------------------------------------------------------------------------------------
 
 
-def _pad_value(node: Node) -> tuple[int | str, float] | Refusal:
-    """Where the value that Pad writes is kept, and what it is."""
-    if node.scope.opset < 11:
-        return "value", node.real("value", 0.0)
-    if not node.input(2):
-        return 2, 0.0
-    constant = node.scope.constants.get(node.input(2))
-    if constant is None or constant.size != 1:
-        return Refusal("shift", f"the value that Pad '{node.label}' writes is not constant", node.label)
-    return 2, float(constant.float64().ravel()[0])
+def _pad_value(node: Node, edits: Edits) -> tuple[int | str, float] | Refusal:
+    """Where the value that Pad writes is kept, and what it is after the edits that are decided already."""
+    slot: int | str = "value" if node.scope.opset < 11 else 2
+    value = node.real("value", 0.0) if slot == "value" else 0.0
+    if slot == 2 and node.input(2):
+        constant = node.scope.constants.get(node.input(2))
+        if constant is None or constant.size != 1:
+            return Refusal("shift", f"the value that Pad '{node.label}' writes is not constant", node.label)
+        value = float(constant.float64().ravel()[0])
+    for affine in edits[node.index, slot].affines if (node.index, slot) in edits else ():
+        value = float(affine.scale[0] * value + affine.shift[0])
+    return slot, value
 
 
 def _pads_axis(node: Node, axis: int) -> bool:
@@ -227,12 +229,12 @@ def _pads_axis(node: Node, axis: int) -> bool:
     return not axis < rank or bool(pads[axis] or pads[axis + rank])
 
 
-def _pad(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | Refusal:
+def _pad(node: Node, affine: Affine, onto: str, edits: Edits, *, backwards: bool) -> Step | Refusal:
     if not affine.uniform and _pads_axis(node, affine.axis):
         return misplaced(node, "pads the axis that the channels are on, or may do so")
     if node.string("mode", "constant") != "constant":
         return Step(((onto, affine),))
-    kept = _pad_value(node)
+    kept = _pad_value(node, edits)
     if isinstance(kept, Refusal):
         return kept
     slot, value = kept
@@ -254,17 +256,17 @@ def _pad(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | Re
     return Step(((onto, affine),), (Edit(node, slot, one, 0.0),))
 
 
-def pad_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+def pad_backward(node: Node, output: str, affine: Affine, edits: Edits) -> list[Step] | Refusal:
     placed = _placed(node, output, affine)
-    step = placed if isinstance(placed, Refusal) else _pad(node, placed, node.inputs[0], backwards=True)
+    step = placed if isinstance(placed, Refusal) else _pad(node, placed, node.inputs[0], edits, backwards=True)
     return step if isinstance(step, Refusal) else [step]
 
 
-def pad_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+def pad_forward(node: Node, position: int, affine: Affine, edits: Edits) -> Step | Refusal:
     if position != 0:
         return misplaced(node, "reads it as a parameter")
     placed = _placed(node, node.inputs[0], affine)
-    return placed if isinstance(placed, Refusal) else _pad(node, placed, node.outputs[0], backwards=False)
+    return placed if isinstance(placed, Refusal) else _pad(node, placed, node.outputs[0], edits, backwards=False)
 
 
 _POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool")
@@ -273,11 +275,9 @@ BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(_POOLS, pool_backward),
     **dict.fromkeys(_REDUCTIONS, reduce_backward),
     **dict.fromkeys(("Resize", "Upsample"), resize_backward),
-    "Pad": pad_backward,
 }
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys(_POOLS, pool_forward),
     **dict.fromkeys(_REDUCTIONS, reduce_forward),
     **dict.fromkeys(("Resize", "Upsample"), resize_forward),
-    "Pad": pad_forward,
 }

@@ -5,12 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["Backward", "Edit", "Forward", "Step", "constant_ints", "misplaced", "needs_no_shift", "needs_no_sign"]
+__all__ = [
+    "Backward",
+    "Edit",
+    "Edited",
+    "Edits",
+    "Forward",
+    "Step",
+    "constant_ints",
+    "misplaced",
+    "needs_no_shift",
+    "needs_no_sign",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +36,18 @@ class Edit:
     slot: int | str
     affine: Affine
     default: float | None = None
+
+
+class Edited(NamedTuple):
+    """All that happens to one constant: affines one after another, not composed, as they may run along different
+    axes."""
+
+    affines: tuple[Affine, ...]
+    default: float | None
+
+
+Edits = dict[tuple[int, int | str], Edited]
+"""What is decided about constants of carrying operators, by node index and slot."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
