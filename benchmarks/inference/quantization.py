@@ -1,9 +1,10 @@
-"""Static int8 quantisation after bnfold against before: ``python benchmarks/inference/quantization.py``.
+"""Static int8 quantisation after bnfold against before: ``python benchmarks/inference/quantization.py [--total 600]``.
 
 onnxruntime's quantizer (QDQ, MinMax, weights per channel) on four forms of every model: as it was, after onnxruntime's
 own preparation (``quant_pre_process``), after bnfold, and after both. Calibration uses one part of the held-out data,
 accuracy the other; models of the corpus have no labels, so how far their outputs are from the float model's is given.
-A norm that is left stays a float island between a DequantizeLinear and a QuantizeLinear.
+A norm that is left stays a float island between a DequantizeLinear and a QuantizeLinear. Writes ``quantization.json``,
+every model as soon as it is measured, and ``.md`` to ``.cache/results``; with ``--page`` the table goes into that page.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import argparse
 import itertools
 import json
 import logging
+import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,11 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tool"))
+
+import page
+from quantization_table import FORMS, markdown
 from race import race
 from subjects import ROOT, Subject, all_subjects
 
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CALIBRATION = 128  # samples
-FORMS = ("original", "prepared", "bnfold", "bnfold + prepared")
+PATHS = re.compile(r"(/[\w.-]+)+/")  # folders in messages of onnxruntime
 INTEGER = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -53,24 +61,39 @@ def main() -> int:
     args = arguments()
     logging.getLogger().setLevel(logging.ERROR)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with tempfile.TemporaryDirectory(dir=args.out) as folder:
-        for subject in all_subjects(Path(folder), args.groups):
-            rows.append(measured(subject, Path(folder), args.budget))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-            (args.out / "quantization.json").write_text(json.dumps(rows, indent=1))
-    text = table(rows)
+    file = args.out / "quantization.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text()) if args.tables else []
+    end = time.monotonic() + args.total
+    with tempfile.TemporaryDirectory(prefix="work-", dir=args.out) as folder:
+        for subject in () if args.tables else all_subjects(Path(folder), args.groups):
+            if args.models and subject.name not in args.models:
+                continue
+            if time.monotonic() > end:
+                print(f"{subject.name}: left out, the time is over", file=sys.stderr)
+                continue
+            start = time.monotonic()
+            rows.append({**measured(subject, Path(folder), args.budget), "group": subject.group})
+            file.write_text(json.dumps(rows, indent=1))
+            print(f"{subject.name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    text = markdown(rows)
     (args.out / "quantization.md").write_text(text)
     print(text)
+    if args.page and not page.put(args.page, "quantization", text):
+        print(f"{args.page} has no place for quantization", file=sys.stderr)
     return 0
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", type=lambda text: tuple(text.split(",")), default=("trained", "corpus"))
+    words = lambda text: tuple(text.split(","))  # noqa: E731
+    parser.add_argument("--groups", type=words, default=("trained", "packages", "corpus"), metavar="GROUP,...")
+    parser.add_argument("--models", type=words, metavar="NAME,...", help="only these models")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds of timing per model, all forms together")
-    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "results")
+    parser.add_argument("--total", type=float, default=900, help="seconds after which no other model begins")
+    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "results", help="folder for results")
+    parser.add_argument("--page", type=Path, help="page that gets the table")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, write tables of what was measured")
     return parser.parse_args()
 
 
@@ -113,7 +136,7 @@ def measure(subject: Subject, folder: Path, budget: float, *, per_channel: bool)
 
 def brief(error: Exception) -> str:
     """The first line of an error, shortened."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return PATHS.sub("", f"{type(error).__name__}: {error}".splitlines()[0])[:120]
 
 
 def quantise(source: Path, target: Path, calibration: list[dict[str, Any]], *, per_channel: bool) -> None:
@@ -185,39 +208,6 @@ def islands(path: Path) -> dict[str, int]:
         "operators": sum(name not in INTEGER and name != "Constant" for name in names),
         "quantize_pairs": names.count("QuantizeLinear"),
     }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: norms left, quality and time per form."""
-    text = [
-        "Norms left as float islands / QuantizeLinear nodes / quality / time (speed against the quantised original).",
-        "Quality: accuracy in %, mean squared error, or signal to noise in dB against the float model.",
-        "",
-        "| model | float | " + " | ".join(FORMS) + " |",
-        "|---|---:|" + "---:|" * len(FORMS),
-    ]
-    for row in rows:
-        if "forms" not in row:
-            text.append(f"| {row['model']} | {row['why']} |" + " |" * len(FORMS))
-            continue
-        cells = [form_cell(row["forms"][form]) for form in FORMS]
-        text.append(f"| {row['model']} | {number(row['float'])} | " + " | ".join(cells) + " |")
-    return "\n".join([*text, ""])
-
-
-def form_cell(form: dict[str, Any]) -> str:
-    """One form of one model."""
-    if "seconds" not in form:
-        return "fails"
-    speed = f"{form['seconds'] * 1e3:.3f} ms ({form['speedup'][0]:.2f}x)"
-    return f"{form['norms']} / {form['quantize_pairs']} / {number(form['quality'])} / {speed}"
-
-
-def number(value: float) -> str:
-    """Two digits after the point, four when it is small; nothing for infinity."""
-    if value == float("inf"):
-        return ""
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
 
 
 if __name__ == "__main__":

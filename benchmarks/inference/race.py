@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MIN_SAMPLE = 0.002  # seconds
 FIRST_LOOK = 12  # rounds
+LEAST = 5  # rounds, whatever the budget: with fewer, an interval lies beside 1 by chance too often
+WARM_UP = 4  # rounds thrown away, as long as they take no more than a tenth of the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,12 @@ def race(runs: Mapping[str, Run], *, budget: float, precision: float, seed: int 
     with collector_off():
         loops = {name: loops_of(runs[name], clock) for name in names}
         found: dict[str, list[float]] = {name: [] for name in names}
-        for name in names * 4:
-            sample(runs[name], loops[name], clock)
+        start = clock()
+        for name in names * WARM_UP:
+            if clock() - start < budget * 1e8:
+                sample(runs[name], loops[name], clock)
         end = clock() + int(budget * 1e9)
-        while clock() < end or len(found[names[0]]) < 3:
+        while clock() < end or len(found[names[0]]) < LEAST:
             for name in draw.sample(names, len(names)):
                 found[name].append(sample(runs[name], loops[name], clock))
             count = len(found[names[0]])
@@ -55,8 +59,9 @@ def race(runs: Mapping[str, Run], *, budget: float, precision: float, seed: int 
 
 def loops_of(run: Run, clock: Callable[[], int]) -> int:
     """Runs per sample, so that a sample takes at least two milliseconds."""
-    sample(run, 1, clock)
-    once = min(sample(run, 1, clock) for _ in range(3))
+    once = sample(run, 1, clock)
+    if once < MIN_SAMPLE * 1e9:
+        once = min(sample(run, 1, clock) for _ in range(3))
     return max(1, round(MIN_SAMPLE * 1e9 / once))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,8 @@ from bnfold.inputs import input_specs
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks" / "tool"))
 
-from check import make_inputs  # noqa: E402 - the path above
-from tools import corpus  # noqa: E402
+from check import by_name, make_inputs  # noqa: E402 - the path above
+from collection import entries  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +38,11 @@ class Subject:
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def feeds(self, batch: int, seed: int = 0) -> dict[str, Any] | None:
-        """Inputs of one batch size; None when the model does not take it."""
+        """Inputs of one batch size; None when the model does not take it. A fixed batch stands for 1."""
         specs = input_specs(onnx.load(str(self.path), load_external_data=False))
         if not self.recipe:
             try:
-                return feeds_for(specs, BenchOptions(seed=seed), batch)
+                return feeds_for(specs, BenchOptions(seed=seed), None if batch == 1 else batch)
             except OptionError:
                 return None
         recipe = {**self.recipe, "seed": seed, "inputs": {}}
@@ -59,18 +58,17 @@ class Subject:
 
 
 def all_subjects(folder: Path, groups: tuple[str, ...]) -> Iterator[Subject]:
-    """Trained models, light models of the onnx package with random weights (made in ``folder``), and the corpus."""
-    if "trained" in groups:
-        for path in sorted((ROOT / "models").glob("*.onnx")):
-            if not path.stem.endswith("_folded"):
-                yield Subject(path.stem, "trained", path)
-    if "light" in groups:
-        for name in LIGHT:
-            yield Subject(name, "light", randomised(name, folder))
-    exports = corpus()
-    if "corpus" in groups and exports is not None:
-        for entry in json.loads((exports / "manifest.json").read_text())["models"]:
-            yield Subject(entry["name"], "corpus", exports / entry["file"], entry["recipe"])
+    """The models of these groups, in that order; some are made or unpacked in ``folder``.
+
+    Groups: ``trained``, ``light`` (of the onnx package, with random weights), ``packages`` and ``corpus``.
+    """
+    for group in groups:
+        if group == "light":
+            for name in LIGHT:
+                yield Subject(name, group, randomised(name, folder))
+        for entry in entries((group,), folder):
+            recipe = {} if group == "trained" else by_name(entry.recipe, str(entry.path))
+            yield Subject(entry.name, group, entry.path, recipe)
 
 
 def randomised(name: str, folder: Path) -> Path:

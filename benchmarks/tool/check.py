@@ -1,7 +1,8 @@
 """Is a folded model still the same network? ``python check.py ORIGINAL RECIPE.json CANDIDATE...``
 
 Runs in a process of its own, since a broken model can take onnxruntime down with it. Both models run on the recipe's
-input with ``ORT_DISABLE_ALL``. One JSON line per candidate: ``{"right": bool, "error": float | null, "why": str}``;
+input with ``ORT_DISABLE_ALL``. One JSON line for the original, then one per candidate:
+``{"right": bool, "error": float | null, "why": str}``;
 ``error`` is the largest difference over the largest value of that output.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 TYPES: dict[str, type[np.generic]] = {
@@ -45,6 +47,17 @@ def make_inputs(recipe: dict[str, Any]) -> dict[str, np.ndarray]:
         }
         arrays[name] = np.asarray(makers[kind]()).astype(TYPES[spec["dtype"]])
     return arrays
+
+
+def by_name(recipe: dict[str, Any], path: str) -> dict[str, Any]:
+    """A recipe that only has the shapes of the inputs in their order, with their names; all of them float32."""
+    if "inputs" in recipe:
+        return recipe
+    given = onnx.load(path, load_external_data=False).graph
+    stored = {tensor.name for tensor in given.initializer}
+    names = [value.name for value in given.input if value.name not in stored]
+    normal = {"dtype": "FLOAT", "dist": "normal"}
+    return {"inputs": {n: {**normal, "shape": shape} for n, shape in zip(names, recipe["shapes"], strict=True)}}
 
 
 def run(path: str, inputs: dict[str, np.ndarray]) -> list[Any]:
@@ -90,8 +103,9 @@ def judge(expected: list[Any], candidate: str, inputs: dict[str, np.ndarray]) ->
 def main() -> int:
     """Entry point of the process."""
     original, recipe, *candidates = sys.argv[1:]
-    inputs = make_inputs(json.loads(Path(recipe).read_text()))
+    inputs = make_inputs(by_name(json.loads(Path(recipe).read_text()), original))
     expected = run(original, inputs)
+    print(json.dumps({"original": "runs"}), flush=True)
     for candidate in candidates:
         print(json.dumps(judge(expected, candidate, inputs)), flush=True)
     return 0

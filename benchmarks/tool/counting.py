@@ -8,6 +8,8 @@ Counted in the main graph, in every subgraph and in inlined local functions:
   MatMul with a constant operand is that layer's bias and is not counted.
 * ``depthwise``: 1x1 depthwise convolutions, which are an affine map under another name (onnxruntime makes them
   out of norms that it cannot fold).
+* ``fused``: affine operators inside a fused one (a Gelu is a Div, an Add and a Mul around an Erf): hidden, not folded.
+  A factor that became the ``alpha`` of a matrix product is folded, and not counted.
 * ``constant_nodes``: nodes whose inputs are all constant (Constant nodes themselves left out): work moved, not done.
 """
 
@@ -28,9 +30,19 @@ from onnx.reference import ReferenceEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 AFFINE = frozenset({"Mul", "Add", "Sub", "Div"})
+# What an operator stands for; the bias of BiasGelu belongs to the MatMul in front of it.
+CONTAINED = {
+    "Gelu": 3,  # x / sqrt(2), erf(.) + 1, 0.5 * .
+    "BiasGelu": 3,
+    "FastGelu": 4,  # 0.044715 * x^3, sqrt(2 / pi) * ., tanh(.) + 1, 0.5 * .
+    "LayerNormalization": 3,  # variance + epsilon, gamma * ., . + beta
+    "SkipLayerNormalization": 3,
+    "EmbedLayerNormalization": 3,
+    "SimplifiedLayerNormalization": 2,  # mean square + epsilon, gamma * .
+    "SkipSimplifiedLayerNormalization": 2,
+}
 FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 SMALL = 1 << 18  # elements; larger constants are never evaluated
 RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
@@ -45,17 +57,13 @@ class Left:
     affine_channel: int = 0
     affine_scalar: int = 0
     depthwise: int = 0
+    fused: int = 0
     constant_nodes: int = 0
 
     @property
     def affine(self) -> int:
-        """All affine operators that are left, 1x1 depthwise convolutions among them."""
+        """All affine operators that stand in the graph, 1x1 depthwise convolutions among them."""
         return self.affine_channel + self.affine_scalar + self.depthwise
-
-    @property
-    def total(self) -> int:
-        """Norms and affine operators."""
-        return self.norms + self.affine
 
     def __add__(self, other: Left) -> Left:
         mine, theirs = asdict(self), asdict(other)
@@ -79,12 +87,17 @@ class Rules:
     overridable: bool  # IR 4 and newer: an initializer that is also an input is a default value, not a constant
 
 
-def count(path: str | Path) -> Left:
-    """Count what is left in the model file."""
-    model = onnx.load(str(path))
+def count(model: onnx.ModelProto) -> Left:
+    """Count what is left in the model."""
     if model.functions:
         model = inline_local_functions(model)
     return count_graph(model.graph, {}, Rules(tuple(model.opset_import), model.ir_version >= 4))
+
+
+def inputs_of(model: onnx.ModelProto) -> list[str]:
+    """What callers can give; in IR 3 all initializers are listed as inputs, but none can be overridden."""
+    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
+    return [value.name for value in model.graph.input if value.name not in stored]
 
 
 def count_graph(graph: GraphProto, outer: dict[str, Constant], rules: Rules) -> Left:
@@ -119,7 +132,17 @@ def count_node(node: NodeProto, constants: dict[str, Constant], producers: dict[
     if standard and node.op_type in AFFINE:
         axes = affine_axes(node, constants, producers)
         return Left(nodes=1, affine_channel=int(axes == 1), affine_scalar=int(axes == 0))
-    return Left(nodes=1)
+    return Left(nodes=1, fused=contained(node))
+
+
+def contained(node: NodeProto) -> int:
+    """Affine operators inside a fused operator."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "QuickGelu":  # x * sigmoid(alpha * x)
+        return int(attributes.get("alpha", 1.702) != 1)
+    if node.op_type == "Gelu" and attributes.get("approximate") == b"tanh":
+        return CONTAINED["FastGelu"]
+    return CONTAINED.get(node.op_type, 0)
 
 
 def affine_axes(node: NodeProto, constants: dict[str, Constant], producers: dict[str, NodeProto]) -> int | None:
@@ -197,8 +220,9 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 def main() -> int:
     """Print the counts of the files named as arguments, one JSON object per line."""
     for path in sys.argv[1:]:
-        left = count(path)
-        print(json.dumps({**asdict(left), "affine": left.affine, "total": left.total}), flush=True)
+        model = onnx.load(path)
+        left = count(model)
+        print(json.dumps({**asdict(left), "affine": left.affine, "inputs": inputs_of(model)}), flush=True)
     return 0
 
 

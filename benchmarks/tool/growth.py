@@ -1,115 +1,149 @@
-"""Part ``growth``: time and memory against the number of nodes and of bytes, with a picture."""
+"""Part ``growth``: time and memory against the number of nodes and of bytes, with the fits.
+
+A point is one model and the costs of every tool on it. Two figures say how a tool grows: the exponent, which is the
+least-squares slope of log(cost) over log(size) at the large end (1 is a straight line, 2 is quadratic), and
+``fixed + rate * size`` over all sizes, fitted so that relative errors count the same everywhere.
+"""
 
 from __future__ import annotations
 
 import math
-from html import escape
+import shutil
 from typing import TYPE_CHECKING, Any
 
-from measure import interleaved
-from timing import Settings, cost_json, discard, files_of, generated, jobs
+from timing import Settings, bytes_of, discard, generated, jobs
+from tools import CACHE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tools import Tools
 
+    Points = Sequence[tuple[float, float]]
+
+TOOLS = ("bnfold", "cp")
 NODES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
-MEGABYTES = (1, 8, 64, 512, 1_900, 4_000, 8_000)
-COLOURS = ("#2166ac", "#b35806", "#1b7837", "#762a83", "#c51b7d", "#777777", "#111111", "#00a0a0")
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 400, 64, 40, 150, 48
+INLINE = (1, 10, 100, 472, 1_000, 2_100)  # MB; a protobuf message ends at 2,147
+EXTERNAL = (2_000, 4_000, 8_000)
+LARGE_END = 10  # the exponent is of sizes within this factor of the largest
+COPIES = 2.2  # disk space a size needs, in its own bytes: the model, one result, and room
 
 
-def measure(axis: str, tools: Tools, settings: Settings) -> dict[str, Any]:
-    """Costs per size; a tool that failed or ran out of time is not tried on anything larger."""
-    sizes = NODES if axis == "nodes" else MEGABYTES
-    points, dropped = [], set()
-    for size in sizes:
-        source = generated("nodes", size // 3) if axis == "nodes" else generated("bytes", size)
-        work = [job for job in jobs(tools, source, settings.work, settings.tools) if job.tool not in dropped]
-        costs = interleaved(work, rounds=settings.rounds, timeout=settings.timeout, say=settings.say)
-        dropped |= {cost.tool for cost in costs if cost.seconds is None}
-        total = sum(path.stat().st_size for path in files_of(source))
-        points.append({"size": size, "bytes": total, "costs": list(map(cost_json, costs))})
-        settings.say(f"{axis} {size}: " + ", ".join(f"{c.tool} {c.seconds or c.why}" for c in costs))
-        discard(source, settings)
-    return {"axis": axis, "points": points}
+def measure(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Costs per size, smallest first; a tool that failed or ran out of time is not tried on anything larger."""
+    series = [("nodes", "nodes", NODES), ("bytes", "bytes", INLINE), ("bytes", "bytes-external", EXTERNAL)]
+    for axis, kind, sizes in series[: 2 if settings.quick else None]:
+        dropped: set[str] = set()
+        for size in sizes[: 3 if settings.quick else None]:
+            title = f"{size:,} {'nodes' if axis == 'nodes' else 'MB'}"
+            if settings.late(title):
+                return
+            if axis == "bytes" and (missing := size * 1e6 * COPIES - shutil.disk_usage(CACHE).free) > 0:
+                settings.say(f"{title}: left out, {missing / 1e9:.0f} GB of disk space are missing")
+                continue
+            source = generated(kind, size // 3 if axis == "nodes" else size)
+            costs = settings.costs(
+                [job for job in jobs(tools, source, settings.work, settings.tools) if job.tool not in dropped]
+            )
+            dropped |= {cost["tool"] for cost in costs if cost["seconds"] is None}
+            yield {"axis": axis, "kind": kind, "size": size, "bytes": bytes_of(source), "costs": costs}
+            settings.say(f"{title}: " + ", ".join(f"{c['tool']} {c['seconds'] or c['why']}" for c in costs))
+            discard(source, settings)
 
 
-def lines(series: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Points (size, seconds) by tool."""
+def lines(points: Sequence[dict[str, Any]], figure: str) -> dict[str, list[tuple[float, float]]]:
+    """(size, figure) by tool, in order of size; ``figure`` is "seconds" or "peak"."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for point in series["points"]:
+    for point in sorted(points, key=lambda point: point["size"]):
         for cost in point["costs"]:
             if cost["seconds"] is not None:
-                found.setdefault(cost["tool"], []).append((point["size"], cost["seconds"]))
+                found.setdefault(cost["tool"], []).append((point["size"], cost[figure]))
     return found
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """Exponent of growth over the largest tenfold range: 1 is a straight line, 2 is quadratic."""
-    last = points[-1]
-    first = next((p for p in points if p[0] * 10 >= last[0]), last)
-    return None if first[0] == last[0] else math.log(last[1] / first[1]) / math.log(last[0] / first[0])
+def exponent(points: Points) -> float | None:
+    """Least-squares slope of log(cost) over log(size) at the large end; None with fewer than two sizes there."""
+    largest = max(size for size, _ in points)
+    logs = [(math.log(size), math.log(cost)) for size, cost in points if size * LARGE_END >= largest]
+    centre, height = (sum(pair[i] for pair in logs) / len(logs) for i in (0, 1))
+    spread = sum((x - centre) ** 2 for x, _ in logs)
+    return sum((x - centre) * (y - height) for x, y in logs) / spread if spread else None
 
 
-def table(series: dict[str, Any]) -> str:
-    """Markdown: seconds per size, and the exponent."""
-    found = lines(series)
-    sizes = [point["size"] for point in series["points"]]
-    unit = "nodes" if series["axis"] == "nodes" else "MB"
-    text = [
-        f"| {unit} | " + " | ".join(f"{size:,}" for size in sizes) + " | exponent |",
-        "|---|" + "---:|" * (len(sizes) + 1),
-    ]
-    for tool, points in found.items():
-        seconds = dict(points)
-        cells = [f"{seconds[size]:.2f} s" if size in seconds else "" for size in sizes]
-        grown = slope(points)
-        text.append(f"| {tool} | " + " | ".join(cells) + f" | {'' if grown is None else f'{grown:.2f}'} |")
-    return "\n".join(text)
+def straight(points: Points) -> tuple[float, float, float] | None:
+    """``fixed``, ``rate`` and the largest relative deviation of the line ``fixed + rate * size``.
+
+    Least squares with weights 1/cost^2: minimises the sum of ((fixed + rate * size) / cost - 1)^2.
+    """
+    if len({size for size, _ in points}) < 3:
+        return None
+    rows = [(1 / cost, size / cost) for size, cost in points]
+    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    a, b = (sum(row[i] for row in rows) for i in (0, 1))
+    bottom = aa * bb - ab * ab
+    fixed, rate = (a * bb - b * ab) / bottom, (b * aa - a * ab) / bottom
+    return fixed, rate, max(abs((fixed + rate * size) / cost - 1) for size, cost in points)
 
 
-def svg(series: dict[str, Any]) -> str:
-    """Both axes logarithmic: a straight line of slope 1 is linear growth."""
-    found = lines(series)
-    xs, ys = [[point[i] for points in found.values() for point in points] for i in (0, 1)]
-    low, high = math.log10(min(xs)), math.log10(max(xs))
-    floor, top = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (math.log10(x) - low) / (high - low) * (WIDTH - LEFT - RIGHT) + LEFT
-        return across, HEIGHT - BOTTOM - (math.log10(y) - floor) / (top - floor) * (HEIGHT - TOP - BOTTOM)
-
-    unit = "nodes" if series["axis"] == "nodes" else "MB of weights"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
-        'font-size="12" fill="#222">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="22" font-size="15" font-weight="600">Seconds per process against {unit}</text>',
-    ]
-    for power in range(floor, top + 1):
-        _, y = place(min(xs), 10.0**power)
-        parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} s</text>')
-    for point in series["points"]:
-        x, _ = place(point["size"], 10.0**floor)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{point["size"]:,}</text>')
-    ends = []
-    for colour, (tool, points) in zip(COLOURS * 2, found.items(), strict=False):
-        spots = [place(*point) for point in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        width = 3 if tool == "bnfold" else 1.5
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in spots]
-        ends.append((spots[-1][1], tool, colour))
-    return "\n".join([*parts, *labels(ends), "</svg>", ""])
+def text(rows: Sequence[dict[str, Any]], pictures: dict[str, str]) -> str:
+    """Markdown: a table of time and one of memory per axis, the fits in words, and the picture where there is one."""
+    parts = []
+    for axis in dict.fromkeys(row["axis"] for row in rows):
+        points = [row for row in rows if row["axis"] == axis]
+        parts += [f"**{'Nodes' if axis == 'nodes' else 'Bytes'}**", ""]
+        if axis in pictures:
+            parts += [f"![Time and memory against the number of {axis}]({pictures[axis]})", ""]
+        parts += [*table(points, "seconds"), "", *table(points, "peak"), ""]
+        parts += [*fits(points), ""]
+    return "\n".join(parts).rstrip()
 
 
-def labels(ends: list[tuple[float, str, str]]) -> list[str]:
-    """Tool names at the right, pushed apart so that none covers another."""
-    parts, last = [], 0.0
-    for y, tool, colour in sorted(ends):
-        last = max(y, last + 14)
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{last + 4:.1f}" fill="{colour}">{escape(tool)}</text>')
-    return parts
+def table(points: Sequence[dict[str, Any]], figure: str) -> list[str]:
+    """One line per size, one column per tool; the exponents are in the last line."""
+    found = lines(points, figure)
+    axis, rounds = points[0]["axis"], max(len(cost["runs"]) for point in points for cost in point["costs"])
+    title = f"time, median of up to {rounds}" if figure == "seconds" else "peak memory"
+    text = [f"| {axis}: {title} | " + " | ".join(found) + " |", "|---|" + "---:|" * len(found)]
+    for point in points:
+        costs = {cost["tool"]: cost for cost in point["costs"]}
+        text.append(f"| {size_text(point)} | " + " | ".join(cell(costs.get(tool), figure) for tool in found) + " |")
+    slopes = [exponent(values) for values in found.values()]
+    text.append("| exponent | " + " | ".join("" if s is None else f"{s:.2f}" for s in slopes) + " |")
+    return text
+
+
+def cell(cost: dict[str, Any] | None, figure: str) -> str:
+    """Seconds or megabytes; why not, where the tool failed; empty where it was not tried."""
+    if cost is None:
+        return ""
+    if cost["seconds"] is None:
+        return str(cost["why"]) if figure == "seconds" else ""
+    if figure == "peak":
+        return f"{cost['peak'] / 1e6:.0f} MB"
+    return f"{cost['seconds']:.2f} s" if cost["seconds"] >= 0.1 else f"{cost['seconds'] * 1e3:.0f} ms"
+
+
+def size_text(point: dict[str, Any]) -> str:
+    """The size with its unit, and where the weights are."""
+    if point["axis"] == "nodes":
+        return f"{point['size']:,}"
+    return f"{point['size']:,} MB {'external' if point['kind'].endswith('external') else 'inline'}"
+
+
+def fits(points: Sequence[dict[str, Any]]) -> list[str]:
+    """The straight line of every tool and figure, one sentence each."""
+    text = []
+    for figure, unit, small in (("seconds", "s", ("µs per node", 1e6)), ("peak", "MB", ("KB per node", 1e-3))):
+        for tool, values in lines(points, figure).items():
+            line = straight(values)
+            if line is None:
+                continue
+            fixed, rate, off = line
+            fixed_text = f"{fixed:.2f} s" if figure == "seconds" else f"{fixed / 1e6:.0f} {unit}"
+            if points[0]["axis"] == "nodes":
+                rate_text = f"{rate * small[1]:.1f} {small[0]}"
+            else:
+                rate_text = f"{rate * 1e3:.2f} s per GB" if figure == "seconds" else f"{rate / 1e3:.1f} MB per GB"
+            what = "time" if figure == "seconds" else "memory"
+            text.append(f"- {tool}, {what}: {fixed_text} + {rate_text}; no size is further off than {off:.0%}")
+    return text

@@ -7,6 +7,9 @@ below some 25 MB are its own.
 
 from __future__ import annotations
 
+import ctypes
+import math
+import mmap
 import os
 import random
 import resource
@@ -15,7 +18,7 @@ import statistics
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +30,21 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process: ``seconds`` of wall clock, ``cpu`` seconds over all threads, ``peak`` bytes, ``why`` it failed."""
+    """One process.
+
+    Attributes:
+        seconds: wall clock.
+        cpu: seconds over all threads.
+        peak: bytes.
+        why: why it failed; empty when it did not.
+        cached: share of its input that was in the page cache when it began.
+    """
 
     seconds: float
     cpu: float
     peak: int
     why: str = ""
+    cached: float = 1.0
 
     @property
     def ok(self) -> bool:
@@ -132,21 +144,42 @@ def reason(code: int, stderr: str) -> str:
     return f"{name}: {last[:160]}" if last else name
 
 
-def evict(paths: Sequence[Path]) -> None:
-    """Drop the files' clean pages from the page cache (``posix_fadvise``: needs no privilege)."""
-    os.sync()
+def evict(paths: Sequence[Path]) -> float:
+    """Drop the files from the page cache; returns the share of their pages that are in it all the same.
+
+    ``posix_fadvise`` needs no privilege, but drops clean pages only, so each file is flushed first. It is advice: a
+    file system in memory ignores it, hence the look afterwards.
+    """
     for path in paths:
         with path.open("rb") as file:
+            os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    pages = [resident(path) for path in paths]
+    return sum(kept for kept, _ in pages) / max(1, sum(total for _, total in pages))
 
 
-def warm(paths: Sequence[Path]) -> None:
-    """Read the files once so that they are in the page cache."""
+def resident(path: Path) -> tuple[int, int]:
+    """How many pages of the file are in the page cache, and how many it has (``mincore``)."""
+    size = path.stat().st_size
+    if size == 0:
+        return 0, 0
+    pages = -(-size // mmap.PAGESIZE)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as view:
+        start = ctypes.c_char.from_buffer(view)
+        found = (ctypes.c_ubyte * pages)()
+        failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), found)
+        del start  # or the map could not be closed
+    return (pages if failed else sum(entry & 1 for entry in found)), pages
+
+
+def warm(paths: Sequence[Path]) -> float:
+    """Read the files once so that they are in the page cache; returns 1."""
     for path in paths:
         with path.open("rb", buffering=0) as file:
             buffer = bytearray(1 << 22)
             while file.readinto(buffer):
                 pass
+    return 1.0
 
 
 def interleaved(
@@ -156,18 +189,24 @@ def interleaved(
     timeout: float,
     cold: bool = False,
     seed: int = 0,
+    deadline: float = math.inf,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Cost]:
-    """Run every job ``rounds`` times, in a new random order each round. A tool that fails once is not run again."""
+    """Run every job ``rounds`` times, in a new random order each round. A tool that fails once is not run again.
+
+    Behind ``deadline`` (of ``time.monotonic``) no other round begins; the first one always runs.
+    """
     order = random.Random(seed)
     runs: dict[str, list[Run]] = {job.tool: [] for job in jobs}
     for number in range(rounds):
+        if number and time.monotonic() > deadline:
+            break
         for job in order.sample(jobs, len(jobs)):
             if any(not run.ok for run in runs[job.tool]):
                 continue
             remove(job.writes)
-            (evict if cold else warm)(job.reads)
-            run = spawn(job.command, timeout)
+            left = evict(job.reads) if cold else warm(job.reads)
+            run = replace(spawn(job.command, timeout), cached=left)
             runs[job.tool].append(run)
             say(f"{number + 1}/{rounds} {job.tool}: {run.seconds:.3f} s, {run.peak / 1e6:.0f} MB {run.why}")
             remove(job.writes)

@@ -3,7 +3,7 @@
 * ``nodes``: COUNT times Conv(7, 7, 1x1) - BatchNormalization - Relu, so that only the graph is large.
 * ``inline``: COUNT times Conv(512, 512, 3x3) - BatchNormalization, 9.4 MB of weights each, inside the model file.
 * ``external``: the same with the weights in ``PATH.data``.
-* ``bytes``: inline up to 1.9 GB and external above, with about COUNT million bytes of weights.
+* ``bytes``, ``bytes-external``: inline or external, with about COUNT million bytes of weights.
 
 Weights of the large models are one block of random numbers, scaled anew for every layer, and are written as they are
 made: it takes a few hundred megabytes of memory whatever the size.
@@ -21,7 +21,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 CHANNELS = 512
 SMALL = 7  # channels of the small ones: 30,000 nodes make 6 MB
 LAYER = CHANNELS * CHANNELS * 9 * 4  # bytes of one large weight
-INLINE_LIMIT = 1_900  # million bytes
 
 
 def norm_parameters(random: np.random.Generator, channels: int, prefix: str) -> list[TensorProto]:
@@ -99,11 +98,11 @@ def scaled(block: np.ndarray, number: int) -> bytes:
     return (np.roll(block, number, axis=0) * np.float32(1 + number % 7 / 16)).tobytes()
 
 
-def by_bytes(millions: int, path: Path) -> None:
+def by_bytes(millions: int, path: Path, *, external: bool) -> None:
     """About that many million bytes of weights."""
     kernel = 3 if millions * 1e6 >= 4 * LAYER else 1
     count = max(1, round(millions * 1e6 / (LAYER if kernel == 3 else LAYER / 9)))
-    large(count, path, external=millions > INLINE_LIMIT, kernel=kernel)
+    large(count, path, external=external, kernel=kernel)
 
 
 def main() -> int:
@@ -113,7 +112,8 @@ def main() -> int:
         "nodes": many_nodes,
         "inline": lambda n, p: large(n, p, external=False),
         "external": lambda n, p: large(n, p, external=True),
-        "bytes": by_bytes,
+        "bytes": lambda n, p: by_bytes(n, p, external=False),
+        "bytes-external": lambda n, p: by_bytes(n, p, external=True),
     }
     makers[kind](count, path)
     return 0

@@ -1,9 +1,9 @@
-"""bnfold itself against the other tools: ``python benchmarks/tool/run.py [--only PART,...]``.
+"""bnfold itself against the other tools: ``python benchmarks/tool/run.py [--only PART,...] [--budget SECONDS]``.
 
 Builds an environment with the other tools in ``.cache/peers``, makes the models in ``.cache/models``, runs every tool
-as a whole process in interleaved rounds, and writes ``.cache/results/tool.json`` and ``tool.md``. Needs Linux, and up
-to 30 GB of disk for the growth series. Parts: startup, nodes, inline, external, corpus,
-profile, growth, accuracy, coverage.
+as a whole process in interleaved rounds, and writes ``.cache/results/tool.json`` (every row as soon as it is measured)
+and ``tool.md``; with ``--page`` the tables go into that page as well. Needs Linux, and up to 20 GB of disk for the
+growth series. Parts: startup, nodes, inline, external, corpus, profile, growth, accuracy, coverage.
 
 This process stays small on purpose (no NumPy, no onnx): a child's peak memory starts at its parent's.
 """
@@ -25,12 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import growth
 import leftovers
+import page
+import picture
+import tables
 import timing
 from measure import spawn
 from tools import CACHE, HERE, PEERS, Tools, corpus, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 PARTS = ("startup", "nodes", "inline", "external", "corpus", "profile", "growth", "accuracy", "coverage")
 
@@ -40,19 +43,19 @@ def main() -> int:
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     CACHE.mkdir(exist_ok=True)
-    tools = find(args.peers)
     file = args.out / "tool.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    with tempfile.TemporaryDirectory(prefix="work-", dir=CACHE) as folder:
-        settings = timing.Settings(
-            args.rounds, args.timeout, Path(folder), say, args.tools, cold=not args.no_cold, keep=args.keep
-        )
-        for part in args.only:
-            say(f"== {part}")
-            results[part] = {"machine": machine(), "rounds": args.rounds, "rows": measure(part, tools, settings)}
-            file.write_text(json.dumps(results, indent=1))
-            (args.out / "tool.md").write_text(markdown(results, args.out))
-    print((args.out / "tool.md").read_text())
+    if not args.tables:
+        tools = find(args.peers)
+        with tempfile.TemporaryDirectory(prefix="work-", dir=CACHE) as folder:
+            for part in args.only:
+                say(f"== {part}")
+                rows: list[Any] = []
+                results[part] = {"machine": machine(), "rounds": args.rounds, "rows": rows}
+                for row in measure(part, tools, settings_of(part, args, Path(folder))):
+                    rows.append(row)
+                    file.write_text(json.dumps(results, indent=1))
+    write(results, args)
     return 0
 
 
@@ -61,13 +64,17 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     split = lambda text: tuple(text.split(","))  # noqa: E731
     parser.add_argument("--only", type=split, default=PARTS, metavar="PART,...", help="parts to run; all by default")
-    parser.add_argument("--tools", type=split, default=timing.COMPARED, metavar="TOOL,...", help="tools to time")
+    parser.add_argument("--tools", type=split, metavar="TOOL,...", help="tools to time; growth has bnfold and cp only")
     parser.add_argument("--rounds", type=int, default=5, help="runs of every tool on every model")
+    parser.add_argument("--budget", type=float, default=900, help="seconds per part, after which no other row begins")
     parser.add_argument("--timeout", type=float, default=300, help="seconds after which a process is killed")
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter that has the other tools (or BNFOLD_PEERS)")
     parser.add_argument("--out", type=Path, default=CACHE / "results", help="folder for results")
+    parser.add_argument("--page", type=Path, help="page that gets the tables, and its folder the pictures")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, write tables of what was measured")
     parser.add_argument("--no-cold", action="store_true", help="leave the runs with a cold file cache out")
     parser.add_argument("--keep", action="store_true", help="keep generated models above 1 GB")
+    parser.add_argument("--quick", action="store_true", help="one round of the smallest models, to see that it works")
     args = parser.parse_args()
     unknown = set(args.only) - set(PARTS)
     if unknown:
@@ -75,35 +82,49 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def measure(part: str, tools: Tools, settings: timing.Settings) -> Any:
-    """Results of one part."""
+def settings_of(part: str, args: argparse.Namespace, folder: Path) -> timing.Settings:
+    """What the arguments say about one part; its time begins now."""
+    return timing.Settings(
+        rounds=1 if args.quick else args.rounds,
+        timeout=args.timeout,
+        work=folder,
+        say=say,
+        tools=args.tools or (growth.TOOLS if part == "growth" else timing.COMPARED),
+        cold=not args.no_cold,
+        keep=args.keep,
+        quick=args.quick,
+        deadline=time.monotonic() + args.budget,
+    )
+
+
+def measure(part: str, tools: Tools, settings: timing.Settings) -> Iterator[Any]:
+    """Rows of one part, one by one."""
     if part in timing.PARTS:
         return timing.large_models(part, tools, settings)
-    if part == "startup":
-        return timing.startup(tools, settings)
-    if part == "profile":
-        return timing.profile(tools, settings)
-    if part == "growth":
-        return [growth.measure(axis, tools, settings) for axis in ("nodes", "bytes")]
-    if part == "accuracy":
-        return accuracy(tools, settings)
-    folder = corpus()
-    if folder is None:
-        say("no corpus: set BNFOLD_CORPUS to a folder with manifest.json and its models")
-        return []
     if part == "corpus":
+        folder = corpus()
+        if folder is None:
+            say("no corpus: set BNFOLD_CORPUS to a folder with manifest.json and its models")
+            return iter(())
         return timing.corpus_models(folder, tools, settings)
-    return leftovers.measure(tools, folder, settings.work, say)
+    parts = {
+        "startup": timing.startup,
+        "profile": timing.profile,
+        "growth": growth.measure,
+        "accuracy": accuracy,
+        "coverage": leftovers.measure,
+    }
+    return parts[part](tools, settings)
 
 
-def accuracy(tools: Tools, settings: timing.Settings) -> list[dict[str, Any]]:
+def accuracy(tools: Tools, settings: timing.Settings) -> Iterator[Any]:
     """Errors of every tool in every case; see ``accuracy.py``, which runs in the environment of the peers."""
     script, folder = str(HERE / "accuracy.py"), settings.work
     made = run_json([tools.peers, script, "make", str(folder)])[0]
     pairs = [(tool, case) for case in made for tool in ("bnfold", *PEERS) if tool != "onnxruntime-all"]
     for tool, case in pairs:
         spawn(tools.command(tool, folder / f"{case}.onnx", folder / f"{tool}-{case}.onnx"), settings.timeout)
-    return run_json([tools.peers, script, "judge", str(folder), *(f"{tool}={case}" for tool, case in pairs)])
+    yield from run_json([tools.peers, script, "judge", str(folder), *(f"{tool}={case}" for tool, case in pairs)])
 
 
 def run_json(command: list[str]) -> list[Any]:
@@ -112,49 +133,37 @@ def run_json(command: list[str]) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def markdown(results: dict[str, Any], out: Path) -> str:
-    """All tables of the result file; pictures are written beside it."""
-    tables: dict[str, Callable[[Any], str]] = {
-        **dict.fromkeys((*timing.PARTS, "startup"), timing.table),
-        "corpus": timing.corpus_table,
-        "profile": timing.profile_table,
-        "growth": lambda rows: growth_text(rows, out),
-        "accuracy": accuracy_table,
-        "coverage": leftovers.table,
-    }
+def write(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """All tables, into ``tool.md`` and the page, and on stdout; pictures beside them."""
     text = []
     for part in PARTS:
-        if results.get(part, {}).get("rows"):
-            where = results[part]["machine"]
-            text += [f"## {part}", "", f"{where['processor']}, {where['cores']} cores, {where['date']}", ""]
-            text += [tables[part](results[part]["rows"]), ""]
-    return "\n".join(text)
+        rows = results.get(part, {}).get("rows")
+        if not rows:
+            continue
+        folder = args.page.parent if args.page and part in args.only else args.out
+        where = results[part]["machine"]
+        section = f"{where['processor']}, {where['cores']} cores, {where['date']}\n\n{markdown(part, rows, folder)}"
+        text += [f"## {part}", "", section, ""]
+        if args.page and part in args.only and not page.put(args.page, part, section):
+            say(f"{args.page} has no place for {part}: <!-- begin {part} --> and <!-- end {part} -->")
+    (args.out / "tool.md").write_text("\n".join(text))
+    print("\n".join(text))
 
 
-def growth_text(rows: Any, out: Path) -> str:
-    """Tables of both growth series."""
-    for series in rows:
-        (out / f"growth-{series['axis']}.svg").write_text(growth.svg(series))
-    return "\n\n".join(growth.table(series) for series in rows)
-
-
-def accuracy_table(rows: Any) -> str:
-    """Markdown: largest error of weights / of biases / of outputs in ulp, by case and tool; a dash is "not folded"."""
-    names = list(dict.fromkeys(row["tool"] for row in rows))
-    found = {(row["case"], row["tool"]): row for row in rows}
-    text = ["Largest error in ulp: weights / biases / outputs.", ""]
-    text += ["| case | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    for case in dict.fromkeys(row["case"] for row in rows):
-        text.append(f"| {case} | " + " | ".join(accuracy_cell(found[case, name]) for name in names) + " |")
-    return "\n".join(text)
-
-
-def accuracy_cell(row: dict[str, Any]) -> str:
-    """One cell of the accuracy table."""
-    if not row["folded"]:
-        return "-"
-    output = "" if row["output"] is None else f" / {row['output']:.3f}"
-    return f"{row['weight_max']:.3f} / {row['bias_max']:.2f}{output}"
+def markdown(part: str, rows: Any, folder: Path) -> str:
+    """The table of one part; pictures are written to ``folder``."""
+    if part == "growth":
+        pictures = {axis: f"growth-{axis}.svg" for axis in dict.fromkeys(row["axis"] for row in rows)}
+        for axis, name in pictures.items():
+            (folder / name).write_text(picture.svg([row for row in rows if row["axis"] == axis]))
+        return growth.text(rows, pictures)
+    makers = {
+        "corpus": tables.corpus,
+        "profile": tables.profile,
+        "accuracy": tables.accuracy,
+        "coverage": leftovers.table,
+    }
+    return makers.get(part, tables.processes)(rows)
 
 
 def machine() -> dict[str, Any]:

@@ -1,11 +1,16 @@
-"""Parts ``nodes``, ``inline``, ``external``, ``corpus`` and ``startup``: time and peak memory of whole processes."""
+"""Time and peak memory of whole processes: parts startup, nodes, inline, external, corpus and profile.
+
+Every part yields its rows as they are measured.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +18,7 @@ from measure import Cost, Job, interleaved, remove, warm
 from tools import CACHE, FLOORS, HERE, PEERS, Tools, copy_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     Say = Callable[[str], None]
@@ -28,7 +33,19 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long to measure: rounds, seconds until a process is killed, where to work."""
+    """How long to measure and where to work.
+
+    Attributes:
+        rounds: runs of every tool on every model.
+        timeout: seconds until a process is killed.
+        work: folder for what the tools write.
+        say: progress.
+        tools: which ones.
+        cold: also with a cold file cache.
+        keep: keep generated models above 1 GB.
+        quick: smallest sizes only, to see that everything works.
+        deadline: of ``time.monotonic``; behind it no other round and no other row begins.
+    """
 
     rounds: int
     timeout: float
@@ -37,21 +54,38 @@ class Settings:
     tools: Sequence[str] = COMPARED
     cold: bool = True
     keep: bool = False
+    quick: bool = False
+    deadline: float = math.inf
+
+    def late(self, row: str) -> bool:
+        """Whether the part's time is over; says which row was left out."""
+        over = time.monotonic() > self.deadline
+        if over:
+            self.say(f"{row}: left out, the budget is spent")
+        return over
+
+    def costs(self, work: Sequence[Job], *, cold: bool = False, rounds: int = 0) -> list[dict[str, Any]]:
+        """Run the jobs in interleaved rounds; costs with their raw runs."""
+        found = interleaved(
+            work,
+            rounds=rounds or self.rounds,
+            timeout=self.timeout,
+            cold=cold,
+            deadline=self.deadline,
+            say=self.say,
+        )
+        return list(map(cost_json, found))
 
 
 def generated(kind: str, count: int) -> Path:
-    """The benchmark model, made on first use in ``.cache/models``."""
-    folder = CACHE / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{kind}-{count}.onnx"
+    """The benchmark model, made on first use in ``.cache/models``; what a broken run leaves is never taken for it."""
+    path = CACHE / "models" / f"{kind}-{count}.onnx"
+    unfinished = path.parent / "unfinished" / path.name
     if not path.exists():
-        partial = folder / f"{kind}-{count}.onnx.part"
-        final = [sys.executable, str(HERE / "models.py"), kind, str(count), str(path)]
-        try:
-            subprocess.run(final, check=True)
-        except BaseException:
-            remove([path, partial])
-            raise
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(HERE / "models.py"), kind, str(count), str(unfinished)], check=True)
+        for file in reversed(files_of(unfinished)):  # the data first
+            file.rename(path.parent / file.name)
     return path
 
 
@@ -60,9 +94,14 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, *sorted(path.parent.glob(path.name + ".*")))
 
 
+def bytes_of(path: Path) -> int:
+    """Bytes of all of these."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
 def discard(source: Path, settings: Settings) -> None:
     """Delete a generated model above 1 GB, unless it is to be kept."""
-    if not settings.keep and sum(path.stat().st_size for path in files_of(source)) > 1e9:
+    if not settings.keep and bytes_of(source) > 1e9:
         remove([source])
 
 
@@ -75,36 +114,32 @@ def jobs(tools: Tools, source: Path, work: Path, which: Sequence[str]) -> list[J
     return found
 
 
-def large_models(part: str, tools: Tools, settings: Settings) -> list[dict[str, Any]]:
+def large_models(part: str, tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
     """Warm and cold costs of every tool on the models of one part."""
-    rows = []
-    for title, kind, count in PARTS[part]:
+    for title, kind, count in PARTS[part][: 1 if settings.quick else None]:
+        if settings.late(title):
+            return
         settings.say(f"{title}: making the model")
         source = generated(kind, count)
         work = jobs(tools, source, settings.work, settings.tools)
         for cache in ("warm", "cold") if settings.cold else ("warm",):
             settings.say(f"{title}, {cache} file cache")
-            costs = interleaved(
-                work, rounds=settings.rounds, timeout=settings.timeout, cold=cache == "cold", say=settings.say
-            )
-            size = sum(path.stat().st_size for path in files_of(source))
-            rows.append({"model": title, "cache": cache, "bytes": size, "costs": list(map(cost_json, costs))})
+            costs = settings.costs(work, cold=cache == "cold")
+            yield {"model": title, "cache": cache, "bytes": bytes_of(source), "costs": costs}
         discard(source, settings)
-    return rows
 
 
-def corpus_models(folder: Path, tools: Tools, settings: Settings) -> list[dict[str, Any]]:
+def corpus_models(folder: Path, tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
     """Costs of every tool on every model of the corpus, warm."""
-    rows = []
-    for entry in json.loads((folder / "manifest.json").read_text())["models"]:
-        settings.say(entry["name"])
+    entries = json.loads((folder / "manifest.json").read_text())["models"]
+    for entry in entries[: 3 if settings.quick else None]:
+        if settings.late(entry["name"]):
+            return
         work = jobs(tools, folder / entry["file"], settings.work, settings.tools)
-        costs = interleaved(work, rounds=settings.rounds, timeout=settings.timeout, say=lambda _: None)
-        rows.append({"model": entry["name"], "cache": "warm", "costs": list(map(cost_json, costs))})
-    return rows
+        yield {"model": entry["name"], "cache": "warm", "costs": settings.costs(work)}
 
 
-def startup(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
+def startup(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
     """What a process costs before any model: interpreter, imports, ``--version``, and a 300-node model."""
     python, small = sys.executable, generated("nodes", 100)
     commands = {
@@ -121,14 +156,16 @@ def startup(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
     work = [Job(name, command) for name, command in commands.items()]
     folds = jobs(tools, small, settings.work, settings.tools)
     work += [Job(f"{job.tool}: 300 nodes", job.command, job.reads, job.writes) for job in folds]
-    costs = interleaved(work, rounds=max(settings.rounds, 9), timeout=settings.timeout, say=settings.say)
-    return [{"model": "start-up", "cache": "warm", "costs": list(map(cost_json, costs))}]
+    costs = settings.costs(work, rounds=settings.rounds if settings.quick else max(settings.rounds, 9))
+    yield {"model": "start-up", "cache": "warm", "costs": costs}
 
 
-def profile(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
+def profile(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
     """Medians of the steps of a fold beside the floor, for many nodes and for large weights; see ``spent.py``."""
-    rows = []
-    for title, kind, count in (PARTS["nodes"][0], PARTS["inline"][0], PARTS["external"][0]):
+    models = (PARTS["nodes"][0], PARTS["inline"][0], PARTS["external"][0])
+    for title, kind, count in models[: 1 if settings.quick else None]:
+        if settings.late(title):
+            return
         source = generated(kind, count)
         destination = settings.work / "profiled.onnx"
         work = [
@@ -137,9 +174,7 @@ def profile(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
             Job("cp", copy_command(source, destination), files_of(source), (destination,)),
             Job("bnfold fold", tools.command("bnfold", source, destination), files_of(source), (destination,)),
         ]
-        floors = {
-            cost.tool: cost.seconds for cost in interleaved(work, rounds=settings.rounds, timeout=settings.timeout)
-        }
+        floors = {cost["tool"]: cost["seconds"] for cost in settings.costs(work)}
         command = [sys.executable, str(HERE / "spent.py"), str(source), str(destination)]
         found = []
         for _ in range(settings.rounds):
@@ -151,70 +186,10 @@ def profile(tools: Tools, settings: Settings) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"model": title, "processes": floors}
         for part in ("spent", "floor"):
             row[part] = {step: statistics.median(run[part].get(step, 0.0) for run in found) for step in found[0][part]}
-        rows.append(row)
-    return rows
+        yield row
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:
     """A cost with its raw runs."""
     runs = [asdict(run) for run in cost.runs]
     return {"tool": cost.tool, "seconds": cost.seconds, "peak": cost.peak, "why": cost.why, "runs": runs}
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: seconds, ratio to bnfold, peak memory for each tool on each model."""
-    text = []
-    for row in rows:
-        text += [f"**{row['model']}, {row['cache']} file cache**", "", "| tool | time | against bnfold | peak memory |"]
-        text.append("|---|---:|---:|---:|")
-        own = next((cost for cost in row["costs"] if cost["tool"] in ("bnfold", "bnfold: 300 nodes")), None)
-        for cost in row["costs"]:
-            text.append("| " + " | ".join(cells(cost, own)) + " |")
-        text.append("")
-    return "\n".join(text)
-
-
-def cells(cost: dict[str, Any], own: dict[str, Any] | None) -> tuple[str, str, str, str]:
-    """Tool, time, ratio and memory as text."""
-    if cost["seconds"] is None:
-        return cost["tool"], cost["why"], "", ""
-    known = own is not None and own["seconds"] is not None
-    ratio = f"{cost['seconds'] / own['seconds']:.2f}x" if known and own is not None else ""
-    return cost["tool"], f"{cost['seconds']:.3f} s", ratio, f"{cost['peak'] / 1e6:.0f} MB"
-
-
-def profile_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: what is spent, step by step, and the floor."""
-    text = []
-    for row in rows:
-        text += [f"**{row['model']}**", "", "| | seconds |", "|---|---:|"]
-        text += [f"| process: {name} | {seconds:.3f} |" for name, seconds in row["processes"].items()]
-        text += [f"| floor inside: {name} | {seconds:.3f} |" for name, seconds in row["floor"].items()]
-        text += [f"| spent inside: {name} | {seconds:.3f} |" for name, seconds in row["spent"].items()]
-        text.append("")
-    return "\n".join(text)
-
-
-def corpus_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: total over the corpus and bnfold's worst model against each tool."""
-    names = [cost["tool"] for cost in rows[0]["costs"]]
-    times = {
-        n: {row["model"]: cost["seconds"] for row in rows for cost in row["costs"] if cost["tool"] == n} for n in names
-    }
-    text = [
-        "| tool | total | median | models it handled | bnfold is faster by, median | worst model for bnfold |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
-    for name in names:
-        good = {model: s for model, s in times[name].items() if s is not None}
-        shared = {m: s / times["bnfold"][m] for m, s in good.items() if times.get("bnfold", {}).get(m)}
-        worst = min(shared, key=lambda m: shared[m], default="")
-        faster = f"{statistics.median(shared.values()):.2f}x" if shared else ""
-        text.append(
-            f"| {name} | {sum(good.values()):.2f} s | {statistics.median(good.values() or [0]):.3f} s "
-            f"| {len(good)} of {len(rows)} | {faster} | {f'{worst} {shared[worst]:.2f}x' if worst else ''} |"
-        )
-    return "\n".join(text)

@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = ROOT / ".cache"
 PEERS = ("onnxruntime", "onnxruntime-all", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript")
+FROZEN = "bnfold --freeze"
 FLOORS = ("load-save", "cp")
 REQUIREMENTS = (
     "onnx==1.23.2",
@@ -34,8 +35,9 @@ class Tools:
 
     def command(self, tool: str, source: Path, destination: Path) -> tuple[str, ...]:
         """The command line by which ``tool`` reads ``source`` and writes ``destination``."""
-        if tool == "bnfold":
-            return (*self.bnfold, "fold", str(source), "-o", str(destination), "--no-verify", "-q")
+        if tool in ("bnfold", FROZEN):
+            options = ("--freeze",) if tool == FROZEN else ()
+            return (*self.bnfold, "fold", str(source), "-o", str(destination), "--no-verify", "-q", *options)
         if tool == "cp":
             return copy_command(source, destination)
         return (self.peers, str(HERE / "peer.py"), tool, str(source), str(destination))
