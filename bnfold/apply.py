@@ -19,13 +19,13 @@ from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized
 from bnfold.absorb.port import Rewrite, Scaled
 from bnfold.affine import Affine
 from bnfold.blobs import Blob
-from bnfold.constants import Constant
 from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames, final_names, rename_captures
 from bnfold.orphans import Orphans
 from bnfold.plan import Chain, ScopePlan
+from bnfold.reduction import element_type, reduced
 from bnfold.refusals import Refusal
-from bnfold.writer import ConstantWriter, HostsUnfit
+from bnfold.writer import ConstantWriter, HostsUnfit, set_attribute
 
 __all__ = ["Applied", "apply_plans"]
 
@@ -114,7 +114,7 @@ class _Sweep:
             else:
                 self._writer.store(node, change.position, change.values, change.data_type, change.role)
         for name, value in rewrite.attributes.items():
-            _set(node.proto, name, value)
+            set_attribute(node.proto, name, value)
         if rewrite.gemm:
             node.proto.op_type = "Gemm"
         if rewrite.add is not None:
@@ -139,18 +139,15 @@ class _Sweep:
                 value = node.real(slot, default or 0.0)
                 for affine in affines:
                     value = float((affine.scale * value + affine.shift)[0])
-                _set(node.proto, slot, value)
+                set_attribute(node.proto, slot, value)
                 continue
             constant = self._scope.constants.get(node.input(slot))
             values: NDArray[np.float64] = np.full((), default or 0.0) if constant is None else constant.float64()
             for affine in affines:
                 values = _apply_to(values, affine)
             self._writer.store(
-                node, slot, values, self._element_type(node) if constant is None else constant.data_type, "value"
+                node, slot, values, element_type(node) if constant is None else constant.data_type, "value"
             )
-
-    def _element_type(self, node: Node) -> int:
-        return self._scope.shapes.element_type(node.inputs[0]) or 1
 
     # -- chains that stay, with fewer operators ------------------------------------------------------------------
 
@@ -160,54 +157,7 @@ class _Sweep:
         for member in chain.members:
             self._gone.add(member.node.index)
             self._orphans.lose(name for name in member.node.inputs if name != member.data)
-        self._behind[last.index] = self._norm(chain) if chain.norm is not None else self._plain(chain)
-
-    def _norm(self, chain: Chain) -> list[NodeProto]:
-        """One batch norm with mean 0, variance 1 and epsilon 0: ``s * (x - 0) / sqrt(1 + 0) + t``, with nothing to
-        round."""
-        norm = chain.norm
-        assert norm is not None
-        node, constants = norm.node, self._scope.constants
-        size = norm.affine.scale.size
-        affine = chain.affine.over(size)
-        parts = (affine.scale, affine.shift, np.zeros(size), np.ones(size))
-        inputs = [chain.data]
-        for position, values in enumerate(parts, start=1):
-            old = constants.get(node.inputs[position])
-            assert old is not None
-            inputs.append(self._writer.new(node, values, old.data_type, f"{old.name}_folded"))
-        merged = NodeProto()
-        merged.CopyFrom(node.proto)
-        del merged.input[:], merged.output[:]
-        merged.input.extend(inputs)
-        merged.output.append(chain.output)
-        _set(merged, "epsilon", 0.0)
-        return [merged]
-
-    def _plain(self, chain: Chain) -> list[NodeProto]:
-        """A Mul, an Add, or both."""
-        steps = [("Mul", chain.affine.scale)] if chain.affine.scales else []
-        steps += [("Add", chain.affine.shift)] if chain.affine.shifts else []
-        if not steps:
-            return [helper.make_node("Identity", [chain.data], [chain.output], chain.members[-1].node.proto.name)]
-        shape = _constant_shape(self._scope, chain)
-        types = [c.data_type for c in _chain_constants(self._scope, chain)]
-        data_type = types[0] if types else self._element_type(chain.members[0].node)
-        made: list[NodeProto] = []
-        source = chain.data
-        for position, (op, values) in enumerate(steps):
-            constant = self._writer.new(
-                chain.members[-1].node,
-                values.reshape(shape),
-                data_type,
-                f"{chain.output}_{'scale' if op == 'Mul' else 'shift'}",
-            )
-            final = position == len(steps) - 1
-            output = chain.output if final else self._free.take(f"{chain.output}_scaled")
-            name = chain.members[-1].node.proto.name if final else self._free.take(f"{chain.output}_mul")
-            made.append(helper.make_node(op, [source, constant], [output], name))
-            source = output
-        return made
+        self._behind[last.index] = reduced(self._scope, chain, self._writer, self._free)
 
     # -- the graph -----------------------------------------------------------------------------------------------
 
@@ -266,9 +216,8 @@ class _Sweep:
             name for nodes in self._behind.values() for node in nodes for name in node.output
         }
         stale = (lost | vanished | renamed.keys()) - set(renamed.values())
-        if stale:
-            _drop(graph.value_info, "name", stale)
-            _drop(graph.quantization_annotation, "tensor_name", stale)
+        _drop(graph.value_info, "name", stale)
+        _drop(graph.quantization_annotation, "tensor_name", stale)
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
@@ -296,34 +245,6 @@ def _apply_to(values: NDArray[np.float64], affine: Affine) -> NDArray[np.float64
     shape = [-1] + [1] * (-axis - 1)
     result: NDArray[np.float64] = values * affine.scale.reshape(shape) + affine.shift.reshape(shape)
     return result
-
-
-def _chain_constants(scope: Scope, chain: Chain) -> list[Constant]:
-    found = [
-        scope.constants.get(name) for member in chain.members for name in member.node.inputs if name != member.data
-    ]
-    return [c for c in found if c is not None]
-
-
-def _constant_shape(scope: Scope, chain: Chain) -> tuple[int, ...]:
-    """The shape that lets the chain's vectors broadcast along their axis."""
-    if chain.affine.uniform:
-        return ()
-    axis = chain.affine.axis
-    if axis >= 0:
-        rank = scope.shapes.rank(chain.data)
-        assert rank is not None, "composing needed it"
-        axis -= rank
-    return (chain.affine.scale.size, *[1] * (-axis - 1))
-
-
-def _set(proto: NodeProto, name: str, value: float | int) -> None:
-    """Set an attribute, in place where it exists already."""
-    for attribute in proto.attribute:
-        if attribute.name == name:
-            attribute.CopyFrom(helper.make_attribute(name, value))
-            return
-    proto.attribute.append(helper.make_attribute(name, value))
 
 
 def _rename(names: object, renamed: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,14 @@ _BLOCK = 1 << 17
 _SHORT_ROW = 256
 
 
-class Blob:
+class Blob(ABC):
     """So many bytes that can be read piece by piece."""
 
     nbytes: int
 
+    @abstractmethod
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` with the bytes from ``offset`` on."""
-        raise NotImplementedError
 
     def read(self, offset: int, size: int) -> Buffer:
         """Return ``size`` bytes from ``offset`` on."""

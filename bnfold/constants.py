@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto
 
 from bnfold import blobs, dtypes
 from bnfold.errors import ModelReadError, printable
@@ -143,8 +143,6 @@ def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None
         return _constant_node(scope, name, node)
     if node.op not in _EXPRESSION_OPS or depth > EXPRESSION_DEPTH or (len(node.outputs) != 1 and node.op != "Split"):
         return None
-    if any(attribute.ref_attr_name for attribute in node.proto.attribute):
-        return None
     if node.op in ("Shape", "Size"):
         return _shape_of(scope, name, node)
     if node.op == "CastLike":
@@ -167,8 +165,6 @@ def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None
 
 def _constant_node(scope: Scope, name: str, node: Node) -> Constant | None:
     for attribute in node.proto.attribute:
-        if attribute.ref_attr_name:
-            return None
         if attribute.name == "value":
             return _stored(scope, name, attribute.t, node)
         value = _plain_value(attribute)
@@ -261,8 +257,3 @@ def _evaluate(node: Node, inputs: list[Constant | None], output: int) -> NDArray
         return None
     value = results[output]
     return value if isinstance(value, np.ndarray) else np.asarray(value)
-
-
-def tensor_of(array: NDArray[Any], name: str) -> TensorProto:
-    """A tensor that stores an evaluated array inline."""
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)

@@ -68,13 +68,10 @@ class ExternalData:
     def _entries(self, tensor: TensorProto) -> dict[str, str]:
         entries: dict[str, str] = {}
         for entry in tensor.external_data:
-            key, value = entry.key, entry.value
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise self._error(tensor, "has external data entries that are no UTF-8 text")
-            if key not in _KEYS or key in entries:
-                why = "twice" if key in entries else "which ONNX does not define"
-                raise self._error(tensor, f"has the external data key '{printable(key)}' {why}")
-            entries[key] = value
+            if entry.key not in _KEYS or entry.key in entries:
+                why = "twice" if entry.key in entries else "which ONNX does not define"
+                raise self._error(tensor, f"has the external data key '{printable(entry.key)}' {why}")
+            entries[entry.key] = entry.value
         return entries
 
     def _number(self, tensor: TensorProto, entries: dict[str, str], key: str, default: int | None) -> int | None:

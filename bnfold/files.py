@@ -52,8 +52,6 @@ def _open(name: str) -> DataFile:
         return DataFile(name)
     except FileNotFoundError:
         raise ModelReadError(f"{shown}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise ModelReadError(f"{shown}: is a directory; give the path of an .onnx file") from None
     except PermissionError:
         raise ModelReadError(f"{shown}: no permission to read it; check the file's mode") from None
     except (OSError, ValueError) as error:
@@ -75,7 +73,7 @@ def _parse(file: DataFile, name: str, model: Model) -> bytes:
     proto, blobs = model.proto, model.blobs
     try:
         pieces = wire.rewrite(window, _Lifter(window, file, blobs), longer_than=INLINE_LIMIT)
-        kept = b"".join(read(p[0], p[1] - p[0]) if isinstance(p, tuple) else _literal(p, shown) for p in pieces)
+        kept = b"".join(read(p[0], p[1] - p[0]) if isinstance(p, tuple) else _literal(p) for p in pieces)
         if kept.count(MARKER.encode()) != len(blobs):
             raise ModelReadError(f"{shown}: contains the text '{MARKER}', which bnfold reserves for itself")
         proto.ParseFromString(kept)
@@ -90,9 +88,8 @@ def _parse(file: DataFile, name: str, model: Model) -> bytes:
     return kept
 
 
-def _literal(piece: wire.Piece, shown: str) -> bytes:
-    if not isinstance(piece, bytes):
-        raise TypeError(f"{shown}: a skeleton has no blobs in it")
+def _literal(piece: wire.Piece) -> bytes:
+    assert isinstance(piece, bytes), "a skeleton has no blobs in it"
     return piece
 
 
@@ -183,22 +180,30 @@ def from_proto(proto: ModelProto, base_dir: str | os.PathLike[str] | None = None
     Raw data of more than ``INLINE_LIMIT`` bytes stays in ``proto``, which has to outlive the result unchanged. External
     data is looked for beneath ``base_dir``.
 
-    Raises ``ModelReadError`` when there is no graph, or external data cannot be found.
+    Raises ``ModelReadError`` when there is no graph, names are no text, or external data cannot be found.
     """
     if not proto.HasField("graph"):
         raise ModelReadError("the model has no graph; give a complete onnx.ModelProto")
-    model = Model(without_large_data(proto, INLINE_LIMIT))
     try:
-        reserved = MARKER.encode() in model.proto.SerializeToString()
+        model = Model(without_large_data(proto, INLINE_LIMIT))
+        skeleton = model.proto.SerializeToString()
+    except UnicodeDecodeError:
+        raise _not_text() from None
     except (EncodeError, ValueError) as error:
         raise ModelReadError(f"the model without its raw data is too big for protobuf ({error})") from None
-    if reserved:
+    if MARKER.encode() in skeleton:
         raise ModelReadError(f"the model contains the text '{MARKER}', which bnfold reserves for itself")
+    if not all_utf8(skeleton):
+        raise _not_text()
     for ours, theirs in zip(tensors(model.proto), tensors(proto), strict=True):
         if is_large(theirs, INLINE_LIMIT):
             model.refer(ours, ProtoBlob(theirs))
     _resolve_external(model, None, None if base_dir is None else os.fspath(base_dir))
     return model
+
+
+def _not_text() -> ModelReadError:
+    return ModelReadError("the model has names that are not UTF-8 text; export it again")
 
 
 def to_proto(model: Model) -> ModelProto:

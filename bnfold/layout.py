@@ -113,10 +113,8 @@ def _joined(parts: list[tuple[int, Buffer | Blob]]) -> list[tuple[int, Buffer | 
     begin = 0
     for offset, part in parts:
         if isinstance(part, Blob):
-            if run:
-                result.append((begin, b"".join(run)))
-                run = []
-            result.append((offset, part))
+            result += [(begin, b"".join(run)), (offset, part)]  # in front of a blob stands its length at least
+            run = []
             continue
         if not run:
             begin = offset

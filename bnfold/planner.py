@@ -114,14 +114,14 @@ def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
         return
     if chain.affine.scales and chain.affine.shifts and _split(plan, walker, chain):
         return
+    assert chain.refusal is not None, "it was tried towards producers"
+    assert refusal is not None
     chain.refusal = _tell(chain.refusal, refusal)
 
 
-def _tell(back: Refusal | None, forth: Refusal | None) -> Refusal | None:
+def _tell(back: Refusal, forth: Refusal) -> Refusal:
     """The refusal to report: towards the producer it usually says what is wrong with the model; else the other
     way's."""
-    if back is None or forth is None:
-        return back or forth
     if back.code == "no-producer" and forth.code not in ("graph-output", "blocked"):
         first, second, also = forth, back, "and towards the front"
     else:

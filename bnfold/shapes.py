@@ -6,9 +6,10 @@ matter). A dimension is a number, a name (``batch``), or None when nothing is kn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, TypeProto, ValueInfoProto, shape_inference
+from onnx import ModelProto, TypeProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 if TYPE_CHECKING:
     from bnfold.graph import Node, Scope
@@ -24,6 +25,12 @@ SAME_AS_FIRST = frozenset(
     """.split()
 )
 _BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Sum", "Max", "Min", "Mean"])
+_READS_SIZES = frozenset(
+    """
+    ConstantOfShape Expand Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze Tile TopK Unsqueeze
+    """.split()
+)
 _WALK_LIMIT = 200
 
 __all__ = ["SAME_AS_FIRST", "Dim", "Dims", "Shapes"]
@@ -177,25 +184,50 @@ class Shapes:
         return self._inferred
 
     def learn(self, graph: Any) -> None:
-        """Take the types that inference wrote into ``graph``, this scope's counterpart."""
-        values = [*graph.value_info, *graph.input, *graph.output]
+        """Take the types that inference wrote into ``graph``, this scope's counterpart; without one, none."""
+        values = [] if graph is None else [*graph.value_info, *graph.input, *graph.output]
         self._inferred = {value.name: value.type for value in values}
 
 
 def _infer_scopes(root: Scope) -> None:
     bare = ModelProto()
     bare.CopyFrom(root.model.proto)
+    for scope in root.scopes():
+        scope.shapes.learn(None)  # what asks for a type from here on gets no second inference
+    for scope, graph in _pairs(root, bare.graph):
+        _state_constants(scope, graph)
     _forget_declarations(bare.graph, overridable=bare.ir_version >= 4)
     try:
         inferred: ModelProto = shape_inference.infer_shapes(bare, data_prop=True)
     except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
         return
-    pairs = [(root, inferred.graph)]
+    for scope, graph in _pairs(root, inferred.graph):
+        scope.shapes.learn(graph)
+
+
+def _pairs(root: Scope, graph: Any) -> Iterator[tuple[Scope, Any]]:
+    """Each scope with its counterpart in a copy of the model."""
+    pairs = [(root, graph)]
     while pairs:
         scope, graph = pairs.pop()
-        scope.shapes.learn(graph)
+        yield scope, graph
         for node, child in scope.children:
             pairs.extend((child, body) for body in _bodies(graph.node[node.index]) if _same_body(child, body))
+
+
+def _state_constants(scope: Scope, graph: Any) -> None:
+    """Put constants in place of expressions that sizes and axes come from; inference does not look through all of
+    them."""
+    for node in scope.nodes:
+        if node.op not in _READS_SIZES:
+            continue
+        for name in node.inputs:
+            maker = scope.producers.get(name)
+            constant = None if maker is None or maker.op == "Constant" else scope.constants.get(name)
+            if maker is None or constant is None or constant.floating or len(maker.outputs) != 1:
+                continue
+            value = numpy_helper.from_array(constant.array())
+            graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
 
 
 def _forget_declarations(graph: Any, *, overridable: bool) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["load_inputs"]
+
+#: What NumPy raises when a file is damaged.
+_DAMAGED = (OSError, ValueError, EOFError, SyntaxError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def load_inputs(
@@ -100,8 +106,8 @@ def _names(specs: Sequence[InputSpec]) -> str:
 
 def _load(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, KeyError) as error:
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)  # NumPy leaves damaged files open
+    except _DAMAGED as error:
         raise OptionError(f"{printable(path)}: cannot be read as NumPy data ({printable(error)})") from error
 
 
@@ -124,9 +130,10 @@ def _npz(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
             held = ", ".join(map(printable, archive.files)) or "nothing"
             raise OptionError(f"{printable(path)}: no array for input {_names(missing)} (it holds {held})")
         try:
-            return {spec.name: fit(archive[spec.name], spec, str(path)) for spec in specs}
-        except (OSError, ValueError, EOFError) as error:
+            arrays = {spec.name: np.asanyarray(archive[spec.name]) for spec in specs}
+        except _DAMAGED as error:
             raise OptionError(f"{printable(path)}: cannot be read as NumPy data ({printable(error)})") from error
+    return {spec.name: fit(arrays[spec.name], spec, str(path)) for spec in specs}
 
 
 def _folder(path: Path, specs: Sequence[InputSpec], outputs: Sequence[str]) -> list[InputSet]:

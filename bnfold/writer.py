@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold import dtypes
 from bnfold.absorb.port import Scaled
@@ -29,7 +29,7 @@ _SMALL = 1 << 12
 _ROOM = 2.0**66
 """Factors this far above the smallest normal number, 1e-18 in float32, make no weight of ordinary size subnormal."""
 
-__all__ = ["ConstantWriter", "HostsUnfit", "unfit"]
+__all__ = ["ConstantWriter", "HostsUnfit", "set_attribute", "unfit"]
 
 
 class HostsUnfit(Exception):  # noqa: N818 - an outcome that the planner expects
@@ -228,6 +228,15 @@ def unfit(node: Node, *, source_is_finite: bool) -> Refusal:
     if source_is_finite:
         return Refusal("overflow", f"the folded weight of '{node.label}' does not fit its data type", node.label)
     return Refusal("not-finite", f"the weight of '{node.label}' holds an infinity or NaN", node.label)
+
+
+def set_attribute(proto: NodeProto, name: str, value: float | int) -> None:
+    """Set an attribute, in place where it exists already."""
+    for attribute in proto.attribute:
+        if attribute.name == name:
+            attribute.CopyFrom(helper.make_attribute(name, value))
+            return
+    proto.attribute.append(helper.make_attribute(name, value))
 
 
 def _digest(change: Scaled) -> bytes:

@@ -278,6 +278,13 @@ def keeps(model: ModelProto, *codes: str) -> None:
     assert [kept.code for kept in result.report.kept] == list(codes), describe(result)
 
 
+def refuses(model: ModelProto, *codes: str) -> None:
+    """The same for models that are invalid, which the checker would not let through."""
+    result = bnfold.fold(model, verify=False)
+    assert result.model.SerializeToString() == model.SerializeToString(), describe(result)
+    assert [kept.code for kept in result.report.kept] == list(codes), describe(result)
+
+
 def describe(result: bnfold.FoldResult) -> str:
     return "\n".join(
         [f"folded {entry.node}: {entry.route}" for entry in result.report.folded]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import assert_same, build, feeds_for, fold, folds, initializers, ops
+from helpers import assert_same, build, feeds_for, fold, folds, initializers, keeps, ops
 from onnx import helper
 
 import bnfold
@@ -88,6 +88,43 @@ def test_shape_readers_inside_a_merged_chain() -> None:
 def test_a_merge_that_leaves_nothing() -> None:
     model = build(X, "s = Floor(x)\na = Mul(s, k)\nt = Transpose(a)\ny = Neg(t)", "float[5,5,4,2] y", k=np.float32(-1))
     assert ops(folds(model)) == ["Floor", "Transpose"]
+
+
+def test_a_merge_that_leaves_two_outputs_the_same() -> None:
+    """One tensor cannot have two names."""
+    nodes = "s = Floor(x)\na = Neg(s)\nt = Transpose(a)\ny = Neg(t)\nz = Neg(t)"
+    model = build("float[2,3] x", nodes, "float[3,2] y, float[3,2] z")
+    assert ops(folds(model)) == ["Floor", "Transpose", "Identity"]
+
+
+def test_a_norm_merges_into_a_pair_behind_a_copy() -> None:
+    nodes = "n = BN4(x)\ni = Identity(n)\nm = Mul(i, k)\ny = Add(m, l)"
+    folded = folds(build(X, nodes, k=(4, 1, 1), l=(4, 1, 1)), affines=2)
+    assert ops(folded) == ["Identity", "Mul", "Add"]
+
+
+def test_a_negation_that_takes_a_factor_becomes_a_product_in_the_type_of_its_tensor() -> None:
+    nodes = "s = Floor(x)\nn = Neg(s)\nc = Concat <axis=1> (n, k)\ny = Mul(c, f)"
+    folded = folds(build("float16[2,3] x", nodes, k=(2, 1), f=np.float16(4)), affines=1)
+    assert ops(folded) == ["Floor", "Mul", "Concat"]
+    assert {value.dtype for value in initializers(folded).values()} == {np.dtype(np.float16)}
+
+
+def test_an_if_that_nobody_reads_goes_with_what_its_branches_read() -> None:
+    branches = "".join(
+        f"{name}_branch = {name} () => (float[2,3,4,4] {name}) {{ {name} = {op}(c) }}, "
+        for name, op in (("then", "Relu"), ("else", "Abs"))
+    )
+    nodes = f"c = Conv(x, W)\nf = If (flag) <{branches[:-2]}>\ndead = Mul(f, k)\ny = Relu(x)"
+    folded = folds(build(f"{X}, bool flag", nodes, "float[2,4,5,5] y", W=W, k=np.float32(2)))
+    assert ops(folded) == ["Relu"]
+    assert not folded.graph.initializer
+
+
+def test_weights_that_cannot_be_written_are_left_alone() -> None:
+    for value, code in ((3e38, "overflow"), (np.inf, "not-finite")):
+        model = build(X, C + "y = BN3(c)", W=np.full(W, value, np.float32))
+        keeps(model, code)
 
 
 def test_constants_that_two_affines_pass_along_different_axes() -> None:

@@ -122,9 +122,10 @@ def test_file_proto_and_memory_read_alike(tmp_path: Path) -> None:
     ):
         assert blob.nbytes == 8
         assert bytes(blob.read(3, 4)) == b"defg"
-        target = bytearray(3)
-        blob.opened().read_into(5, memoryview(target))
-        assert target == b"fgh"
+        for readable in (blob, blob.opened()):
+            target = bytearray(3)
+            readable.read_into(5, memoryview(target))
+            assert target == b"fgh"
     assert FileBlob(str(path), 2, 8, external=True).path == str(path)
     assert MemoryBlob(np.zeros((0, 3), np.float32).data).nbytes == 0
 

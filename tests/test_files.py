@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from bnfold import files, staging, streaming
+from bnfold import external, files, staging, streaming
 from bnfold.blobs import FileBlob, MemoryBlob, ProtoBlob, ScaledBlob, Unrepresentable
+from bnfold.datafile import DataFile
 from bnfold.errors import BnfoldError, ModelReadError, ModelWriteError
 from bnfold.files import Model, from_proto, load, stage, to_proto, total_bytes
 from bnfold.model import MARKER
@@ -106,6 +109,7 @@ def names_in(folder: Path) -> list[str]:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"PK\x03\x04rest", "zip archive"),
         (b"\x00\x01\x02\x03", "not an ONNX model"),
+        (b"\x0b\x14", "protobuf cannot parse it"),
         (b"\x08\x08", "no graph"),
         (b"\x3a\xff\xff\x03" + b"x" * 9, "past the end"),
         (make_model(weight("w")).SerializeToString()[:-7], "past the end"),
@@ -138,11 +142,64 @@ def test_a_directory_and_a_pipe_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "pipe")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+def failing(code: int) -> Any:
+    """A stand-in for a system call that fails."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(make_model(), tmp_path / "m.onnx")
     path.chmod(0)
+    if os.geteuid() == 0:  # who may read everything
+        monkeypatch.setattr(os, "open", failing(errno.EACCES))
     with pytest.raises(ModelReadError, match="no permission"):
+        load(path)
+
+
+def test_a_model_that_protobuf_cannot_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where text and typed fields alone take 2 GiB."""
+    model, proto = load(save(make_model(), tmp_path / "m.onnx")), make_model()
+
+    class Huge:
+        def SerializeToString(self, **_: object) -> bytes:
+            raise EncodeError("too large")
+
+    monkeypatch.setattr(files, "without_large_data", lambda *_: Huge())
+    with pytest.raises(ModelReadError, match="too big for protobuf"):
+        from_proto(proto)
+    model.proto = Huge()  # type: ignore[assignment]
+    with pytest.raises(ModelWriteError, match="too big for protobuf"):
+        stage(model, tmp_path / "out.onnx")
+    assert names_in(tmp_path) == ["m.onnx"]
+
+
+@pytest.mark.parametrize("what", [{"name": "abcd"}, {"node": "abcd"}], ids=["graph", "node"])
+def test_text_that_is_no_utf8_is_refused_in_memory_too(what: dict[str, str]) -> None:
+    model = make_model(name=what.get("name", "g"))
+    model.graph.node[0].name = what.get("node", "n")
+    data = model.SerializeToString().replace(b"abcd", b"ab\xff\xfe")
+    with pytest.raises(ModelReadError, match="not UTF-8"):
+        from_proto(ModelProto.FromString(data))
+
+
+def test_of_raw_data_that_is_given_twice_the_last_counts(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    first, last = weight("w"), weight("w", seed=1)
+    twice = first.SerializeToString() + TensorProto(raw_data=last.raw_data).SerializeToString()
+    graph = make_model().graph.SerializeToString() + b"\x2a" + files.wire.encode(len(twice)) + twice
+    path.write_bytes(b"\x08\x08\x3a" + files.wire.encode(len(graph)) + graph)
+    stage(load(path), tmp_path / "out.onnx").commit()
+    np.testing.assert_array_equal(value(onnx.load(tmp_path / "out.onnx"), "w"), numpy_helper.to_array(last))
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(make_model(), tmp_path / "m.onnx")
+    monkeypatch.setattr(os, "preadv", failing(errno.EIO))
+    with pytest.raises(ModelReadError, match="cannot be read: Input/output error"):
         load(path)
 
 
@@ -234,6 +291,20 @@ def test_unsafe_external_data_is_refused(tmp_path: Path, entries: dict[str, str]
     with pytest.raises(ModelReadError, match=words) as caught:
         load(path)
     assert str(caught.value).isprintable()
+
+
+def test_a_file_that_becomes_a_link_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = external_model(outside(tmp_path), location="data")
+
+    class Swapped(DataFile):
+        def __init__(self, name: str, **options: bool) -> None:
+            super().__init__(name, **options)
+            Path(name).unlink()
+            Path(name).symlink_to("../secret")
+
+    monkeypatch.setattr(external, "DataFile", Swapped)
+    with pytest.raises(ModelReadError, match="changed while it was opened"):
+        load(path)
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
@@ -342,15 +413,34 @@ def test_a_full_disk_leaves_nothing_behind(
     model = load(write(make_model(weight("w")), tmp_path / "in.onnx"))
     before = names_in(tmp_path)
 
-    def full(*_: object) -> int:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "pwrite", full)
-    monkeypatch.setattr(os, "copy_file_range", full, raising=False)
+    monkeypatch.setattr(os, "pwrite", failing(code))
+    monkeypatch.setattr(os, "copy_file_range", failing(code), raising=False)
     with pytest.raises(ModelWriteError, match=os.strerror(code)) as caught:
         stage(model, tmp_path / "out.onnx")
     assert "\n" not in str(caught.value)
     assert names_in(tmp_path) == before
+
+
+def test_a_folder_that_nobody_may_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(save(make_model(weight("w")), tmp_path / "in.onnx"))
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", failing(errno.EACCES))
+    with pytest.raises(ModelWriteError, match="cannot be written: Permission denied; check space and permissions"):
+        stage(model, tmp_path / "out.onnx")
+
+
+def test_data_that_shrinks_while_it_is_copied(tmp_path: Path) -> None:
+    model = load(save_external(make_model(weight("w")), tmp_path / "in.onnx"))
+    os.truncate(tmp_path / "weights.bin", 100)
+    with pytest.raises(ModelReadError, match="became shorter"):
+        stage(model, tmp_path / "out.onnx")
+    assert names_in(tmp_path) == ["in.onnx", "weights.bin"]
+
+
+def test_a_reference_outside_of_a_tensor_is_never_written(tmp_path: Path) -> None:
+    model = Model(make_model(weight("w"), name=MARKER + "0"), [MemoryBlob(bytes(8))])
+    with pytest.raises(AssertionError, match="1 references in the skeleton, 0 found"):
+        stage(model, tmp_path / "out.onnx")
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("step", range(2))
@@ -418,6 +508,14 @@ def test_the_data_of_a_replaced_model_stays_under_its_own_name(tmp_path: Path) -
         np.testing.assert_array_equal(value(onnx.load(out), "w"), value(model, "w"))
         assert expected in names_in(tmp_path)
         previous = expected
+
+
+def test_data_under_a_name_that_bnfold_would_not_give_is_not_mentioned(tmp_path: Path) -> None:
+    out = save_external(make_model(weight("w")), tmp_path / "out.onnx", "shared.bin")
+    model = load(save(make_model(weight("w", seed=1)), tmp_path / "in.onnx"))
+    stage(model, out).commit()
+    assert not model.notes
+    assert names_in(tmp_path) == ["in.onnx", "out.onnx", "shared.bin"]
 
 
 def test_data_that_the_input_needs_is_not_removed(tmp_path: Path) -> None:
@@ -557,6 +655,13 @@ def test_from_proto_refers_to_its_argument_and_leaves_it_alone() -> None:
     assert proto.SerializeToString(deterministic=True) == before
 
 
+def test_a_model_in_memory_can_be_written(tmp_path: Path) -> None:
+    proto = everywhere()
+    stage(from_proto(proto), tmp_path / "out.onnx").commit()
+    written = tensors(onnx.load(tmp_path / "out.onnx"))
+    assert [tensor.raw_data for tensor in written] == [tensor.raw_data for tensor in tensors(proto)]
+
+
 def test_raw_gives_the_bytes_however_they_are_stored(tmp_path: Path) -> None:
     typed = TensorProto(name="typed", dims=[1], data_type=TensorProto.FLOAT, float_data=[1])
     small = numpy_helper.from_array(np.float32([1]), "small")
@@ -594,10 +699,22 @@ def test_scaled_weights_are_written_inline(tmp_path: Path, monkeypatch: pytest.M
     assert seen[-1] == ((tmp_path / "out.onnx").stat().st_size,) * 2
 
 
-@pytest.mark.parametrize("kernel", [True, False])
-def test_external_data_is_patched_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool) -> None:
-    if not kernel:
+def share_blocks(target: int, request: int, source: int) -> None:
+    """What FICLONE does, by copying."""
+    os.pwrite(target, os.pread(source, os.fstat(source).st_size, 0), 0)
+
+
+@pytest.mark.parametrize("kernel", ["copies", "has no call", "refuses", "shares blocks", "shares blocks of many files"])
+def test_external_data_is_patched_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    if kernel == "has no call":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
+    if kernel == "refuses":
+        monkeypatch.setattr(os, "copy_file_range", failing(errno.EXDEV), raising=False)
+    if kernel.startswith("shares"):
+        monkeypatch.setattr(fcntl, "ioctl", share_blocks)
+        monkeypatch.setattr(os, "copy_file_range", failing(errno.EIO), raising=False)
+    if kernel.endswith("many files"):
+        monkeypatch.setattr("bnfold.datafile._MOST_OPEN_FILES", 0)
     proto = make_model(*(weight(n, seed=i) for i, n in enumerate("abcd")))
     path = save_external(proto, tmp_path / "m.onnx")
     proto = onnx.load(path)

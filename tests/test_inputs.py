@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import onnx
 import pytest
@@ -50,6 +52,7 @@ def test_what_the_distributions_look_like():
     inside = values["borders"][:, :, 1:-1, 1:-1]
     assert not inside.any()
     assert np.count_nonzero(values["borders"]) == 3 * (64 * 64 - 62 * 62)
+    assert make_inputs([InputSpec("x", shape=(2, 3, 0, 4))], distribution="borders")["x"].shape == (2, 3, 0, 4)
     flat = make_inputs([InputSpec("x", shape=(2, 9))], distribution="borders")["x"]
     assert np.count_nonzero(flat, axis=0).tolist() == [2, *[0] * 7, 2]
 
@@ -164,6 +167,7 @@ def test_channels_follow_the_weights(nodes, weight, shape):
         ("y = MatMul(x, w)", (6, 2), ("N", 6)),
         ("y = Gemm(x, w)", (6, 2), ("N", 6)),
         ("y = Gemm<transB=1>(x, w)", (2, 6), ("N", 6)),
+        ("y = Gemm<transA=1>(x, w)", (6, 2), ("N", "C")),
     ],
 )
 def test_features_follow_the_weights(nodes, weight, shape):
@@ -245,6 +249,10 @@ def test_floats_and_whole_numbers_are_converted(here):
         ("one.npz", "no array for input 'i'"),
         ("text.npz", "cannot be read"),
         ("single.npz", "holds one array"),
+        ("cut.npz", "cannot be read"),
+        ("flipped.npz", "cannot be read"),
+        ("objects.npz", "cannot be read"),
+        ("bytes.npz", "does not fit input 'x'"),
         ("empty", "neither input_0.pb"),
         ("partial", "no input_N.pb for input 'i'"),
     ],
@@ -257,6 +265,13 @@ def test_user_data_that_does_not_fit(here, argument, message):
     np.save("halves.npy", np.array([0.5]))
     np.savez("one.npz", x=X)
     (here / "single.npz").write_bytes((here / "x.npy").read_bytes())
+    whole = (here / "both.npz").read_bytes()
+    (here / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (here / "flipped.npz").write_bytes(whole.replace(X.tobytes(), bytes(X.nbytes)))
+    np.savez("objects.npz", x=np.array([[{}, {}]], dtype=object), i=INDEX, allow_pickle=True)
+    with zipfile.ZipFile("bytes.npz", "w") as archive:
+        archive.writestr("x", b"no array")
+        archive.writestr("i", b"no array")
     (here / "empty").mkdir()
     (here / "partial").mkdir()
     (here / "partial" / "input_0.pb").write_bytes(numpy_helper.from_array(X).SerializeToString())

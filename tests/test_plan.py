@@ -6,10 +6,14 @@ import time
 
 import numpy as np
 import pytest
-from helpers import build, fold, integers, norm_parameters
+from helpers import build, fold, folds, integers, keeps, norm_parameters, refuses
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.folding import until_fit
+from bnfold.plan import Limits
+from bnfold.refusals import Refusal
+from bnfold.writer import HostsUnfit
 
 X = "float[2,4,5,5] x"
 W = (3, 4, 2, 2)
@@ -29,6 +33,73 @@ def test_a_report_says_where_each_operator_went_and_why_others_stay() -> None:
     assert (kept.node, kept.code, kept.blocking_node) == ("BatchNormalization:m", "blocked", "Sigmoid:s")
     assert (result.report.before.batch_norms, result.report.after.batch_norms) == (2, 1)
     assert (result.report.before.nodes, result.report.after.nodes) == (6, 5)
+
+
+SCALE = np.float32([2, 0, -4, 1]).reshape(4, 1, 1)
+HUGE = np.array([1e-200, 1, 1, 1]).reshape(4, 1, 1)
+STAY = {
+    "a scale of zero cannot be taken out": ("float[2,4,5,5] x", {"k": SCALE, "l": (4, 1, 1)}),
+    "nor one that is next to zero": ("double[2,4,5,5] x", {"k": HUGE, "l": 1 / HUGE}),
+}
+
+
+@pytest.mark.parametrize(("inputs", "constants"), STAY.values(), ids=STAY)
+def test_two_operators_that_nothing_takes_stay_two(inputs: str, constants: dict[str, object]) -> None:
+    model = build(inputs, "a = Mul(x, k)\ny = Add(a, l)", **constants)
+    result = bnfold.fold(model, verify=False)
+    assert result.model.SerializeToString() == model.SerializeToString()
+    assert [kept.code for kept in result.report.kept] == ["no-producer", "no-producer"]
+
+
+def test_norms_of_different_widths_in_a_row() -> None:
+    refuses(build(X, "n = BN4(x)\ny = BN3(n)", "float[a,b,c,d] y"), "no-producer", "blocked")
+
+
+def test_what_connects_two_outputs_stays() -> None:
+    outputs = "float[2,3,4,4] c, float[2,3,4,4] y"
+    keeps(build(X, "c = Conv(x, W)\ny = Mul(c, k)", outputs, W=W, k=np.float32(1)), "graph-output")
+
+
+def test_what_connects_an_input_to_an_output_stays_whatever_else_goes() -> None:
+    folded = folds(
+        build(X, "i = Mul(x, k)\ny = Mul(i, k)\nz = Relu(i)", f"{X[:-1]}y, {X[:-1]}z", k=np.float32(1)), affines=1
+    )
+    assert [node.op_type for node in folded.graph.node] == ["Mul", "Relu"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "route"),
+    [
+        ("n = BN4(x)\nd = Identity(n)\ny = Relu(x)", "removed: nobody reads it"),
+        ("m = Max(k, l)\nn = Mul(m, s)\ny = Add(x, n)", "into constants"),
+    ],
+)
+def test_routes_without_an_operator_at_the_end(nodes: str, route: str) -> None:
+    constants = {"k": (4, 5, 5), "l": (4, 5, 5), "s": np.float32(2)} if "Max" in nodes else {}
+    result = fold(build(X, nodes, **constants))
+    assert [entry.route for entry in result.report.folded] == [route]
+
+
+def test_sites_of_a_fold_that_another_one_follows() -> None:
+    nodes = "n = BN4(x)\na = Conv(n, W)\nb = Conv(n, V)\ns = Add(a, b)\ny = BN3(s)"
+    model = build(X, nodes, W=W, V=W)
+    folds(model)
+    assert [entry.tensor for entry in bnfold.inspect(model).folded] == [("y",), ("y",)]
+
+
+def test_nothing_to_freeze() -> None:
+    model = build(X, "c = Conv(x, W)\ny = BN3(c)", W=W)
+    frozen = bnfold.fold(model, bnfold.FoldOptions(freeze=True, verify=False))
+    assert frozen == bnfold.fold(model, verify=False)
+    assert not frozen.report.notes
+
+
+def test_an_operator_that_is_excluded_and_written_all_the_same_is_a_bug_and_no_endless_loop() -> None:
+    def attempt(limits: Limits) -> None:
+        raise HostsUnfit({("", 0): Refusal("overflow", "does not fit")})
+
+    with pytest.raises(HostsUnfit):
+        until_fit(attempt, Limits())
 
 
 def test_inspect_plans_the_same_and_changes_nothing() -> None:

@@ -162,9 +162,10 @@ def test_before_opset_7_a_channel_constant_folds_and_a_row_does_not() -> None:
     [
         "c = Conv(x, W)\na = Add <axis=1, broadcast=1> (c, z)\ny = BN3 <is_test=1> (a)",
         "a = Mul <axis=1, broadcast=1> (x, k)\ny = Add <axis=1, broadcast=1> (a, k)",
+        "a = Mul <axis=1, broadcast=1> (x, k)\ni = Identity(a)\ny = Mul <axis=1, broadcast=1> (i, k)",
         "a = MatMul(x, V)\ny = Add(a, full)",
     ],
-    ids=["computed operand", "nothing to merge into", "MatMul"],
+    ids=["computed operand", "nothing to merge into", "nothing to merge into behind a copy", "MatMul"],
 )
 def test_before_opset_7_other_broadcasts_are_left_alone(nodes: str) -> None:
     constants = {

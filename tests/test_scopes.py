@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import assert_same, build, count, feeds_for, fold, keeps, norm_parameters, run
+from helpers import assert_same, build, count, feeds_for, fold, keeps, norm_parameters, refuses, run
 
 import bnfold
 
@@ -92,6 +92,64 @@ def test_a_function_is_inlined_where_its_norm_folds_only_at_the_calls() -> None:
     assert not result.model.functions
     assert "inlined the calls of function Block" in result.report.notes[0]
     assert_same(model, result.model, feeds_for(model))
+
+
+def test_a_norm_whose_epsilon_comes_from_the_call() -> None:
+    """It is inlined where that helps."""
+    function = FUNCTION.replace("Block (", "Block <e> (").format(
+        norm="n = BatchNormalization<epsilon : float = @e>(c, g, b, m, v)"
+    )
+    call = CALL.replace("local.Block(", "local.Block<e = 0.0>(")
+    model = build(
+        "float[2,3,5,5] x",
+        call,
+        "float[2,3,3,3] y",
+        functions=function,
+        imports={"local": 1},
+        W=(3, 3, 2, 2),
+        V=(3, 3, 2, 2),
+        **FIRST,
+    )
+    assert [entry.code for entry in bnfold.inspect(model, bnfold.FoldOptions(only="batchnorm")).kept] == []
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    assert_same(model, result.model, feeds_for(model))
+
+
+def test_bodies_in_a_list_are_bodies() -> None:
+    """An operator of another domain may carry several graphs in one attribute; what they read is captured."""
+    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = BN3(c)", W=W)
+    bodies = [
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Relu", [read], [f"r{read}"])],
+            f"g{read}",
+            [],
+            [onnx.ValueInfoProto(name=f"r{read}")],
+        )
+        for read in ("x", "c")
+    ]
+    node = onnx.helper.make_node("Switch", ["x"], ["z"], "switch", domain="other", cases=bodies)
+    model.graph.node.insert(1, node)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [2, 4, 5, 5]))
+    model.opset_import.add(domain="other", version=1)
+    refuses(model, "captured")
+
+
+@pytest.mark.parametrize("given_back", ["c", "i"])
+def test_a_branch_that_gives_back_a_tensor_of_the_graph_around_it(given_back: str) -> None:
+    """ONNX allows it, runtimes do not; the name that is given back has to exist afterwards."""
+    text = branches("q = Abs(i)", between="\ni = Mul(c, one)")
+    model = build(X, text, Y, W=W, **FIRST, one=np.float32(1))
+    body = model.graph.node[2].attribute[1].g
+    del body.node[:]
+    body.output[0].name = given_back
+    result = bnfold.fold(model, verify=False).model
+    assert [node.op_type for node in result.graph.node] == ["Conv", "If"]
+    (made,) = result.graph.node[0].output
+    assert result.graph.node[1].attribute[1].g.output[0].name == made
+    reference = onnx.reference.ReferenceEvaluator
+    feeds = {**feeds_for(model), "flag": np.array(False)}
+    np.testing.assert_array_equal(reference(result).run(None, feeds)[0], reference(model).run(None, feeds)[0])
 
 
 def overridable() -> onnx.ModelProto:

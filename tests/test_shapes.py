@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from bnfold import files
+from bnfold import files, symbolic
 from bnfold.affine import Affine
 from bnfold.carry.reshape import Monomial, move
 from bnfold.graph import Scope, index_model
@@ -100,6 +100,70 @@ def test_monomials() -> None:
     assert n.over(h) is None
     assert Monomial(6).over(Monomial(4)) is None
     assert Monomial(6).over(Monomial(0)) is None
+
+
+SHAPE = "s = Shape(x)\nz = Gather(s, i0)\n"
+NOT_FOLLOWED = {
+    "looked up in a computed tensor": "k = Gather(t, i0)",
+    "looked up at a computed place": "k = Gather(few, z)",
+    "looked up out of range": "k = Gather(s, i9)",
+    "looked up along another axis": "k = Gather <axis=1> (square, z)",
+    "looked up in a long table": "k = Gather(long, z)",
+    "floats": "f = Cast <to=1> (s)\ng = Mul(f, half)\nk = Cast <to=7> (g)",
+    "cut at a computed place": "k = Slice(s, z, i9)",
+    "cut at several places": "k = Slice(s, two, two)",
+    "cut with steps": "k = Slice(s, i0, i9, i0, i2)",
+    "divided with a rest": "k = Div(s, i9)",
+    "divided by another size": "k = Div(i9, z)",
+    "products of a computed tensor": "k = ReduceProd(t)",
+    "sums": "k = Add(s, s)",
+    "joined with a computed tensor": "k = Concat <axis=0> (s, t)",
+}
+N, N4 = Monomial(1, ("N",)), Monomial(4, ("N",))
+FOLLOWED = {
+    "k = Gather(s, i0)": [N],
+    "k = Slice(s, i0, i2)": [N, Monomial(4)],
+    "k = Mul(z, z)": [N * N],
+    "k = Div(s, s)": [Monomial(1)] * 4,
+    "p = Mul(z, i2)\nk = Div(p, i2)": [N],
+    "p = Slice(s, i0, i2)\nk = ReduceProd <keepdims=1> (p)": [N4],
+    "k = ReduceProd <keepdims=0> (s)": [Monomial(32, ("H", "N"))],
+    "u = Squeeze(z)\nk = Unsqueeze(u, i0)": [N],
+}
+
+
+def monomials_of(nodes: str) -> list[Monomial] | None:
+    constants = {
+        "i0": [0],
+        "i2": [2],
+        "i9": [9],
+        "two": [0, 1],
+        "few": [3, 4, 5],
+        "long": list(range(20)),
+        "square": np.array([[1, 2], [3, 4]]),
+        "half": np.float32(0.5),
+    }
+    used = {name: value for name, value in constants.items() if name in nodes + SHAPE}
+    model = build("float[N,4,H,8] x, int64[3] t", f"{SHAPE}{nodes}\ny = Relu(x)", "float[a,b,c,d] y", **used)
+    return symbolic.values(scope(model), "k")
+
+
+@pytest.mark.parametrize("nodes", NOT_FOLLOWED.values(), ids=NOT_FOLLOWED)
+def test_sizes_that_are_not_followed(nodes: str) -> None:
+    assert monomials_of(nodes) is None
+
+
+@pytest.mark.parametrize(("nodes", "sizes"), FOLLOWED.items())
+def test_sizes_that_are_followed(nodes: str, sizes: list[Monomial]) -> None:
+    assert monomials_of(nodes) == sizes
+
+
+@pytest.mark.parametrize("length", [10, 100])
+def test_copies_share_the_names_of_unknown_sizes_for_a_while(length: int) -> None:
+    nodes = "r0 = NonZero(x)\nc0 = Cast <to=1> (r0)\n" + "".join(f"c{i + 1} = Relu(c{i})\n" for i in range(length))
+    found = scope(build("float[2,4] x", nodes + f"y = Abs(c{length})", "float[a,b] y"))
+    first, last = (symbolic.dimensions(found, name, (2, None)) for name in ("c0", f"c{length}"))
+    assert (first == last) == (length == 10)
 
 
 def test_dimensions_come_from_what_is_near() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, filters_of, weight_of
 from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -19,12 +19,12 @@ __all__ = ["after", "before", "pads", "rewrite"]
 
 def after(node: Node) -> Port | Refusal:
     """The output's channels."""
-    weight = weight_of(node, 1)
+    weight = filters_of(node)
     if isinstance(weight, Refusal):
         return weight
-    blocked = _fused(node, also_sum=True)
-    if blocked is not None or len(weight.dims) < 3:
-        return blocked or Refusal("parameter-shape", "the weight has fewer than three axes", node.label, lasting=True)
+    blocked = _fused(node)
+    if blocked is not None:
+        return blocked
     problem = bias_problem(node, 2, weight.dims[0])
     if problem is not None:
         return Refusal(problem.code, problem.reason, problem.node, lasting=True)
@@ -35,18 +35,15 @@ def before(node: Node, position: int) -> Port | Refusal:
     """The input's channels; a shift enters only where no zeros are padded."""
     if position != 0:
         return Refusal("weight-not-constant", "the tensor is the operator's weight or bias", node.label, lasting=True)
-    weight = weight_of(node, 1)
+    weight = filters_of(node)
     if isinstance(weight, Refusal):
         return weight
-    group = node.integer("group", 1)
-    if len(weight.dims) < 3 or weight.dims[0] % group:
-        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
     shift: Refusal | None = None
     if pads(node, weight.dims[2:]):
         shift = Refusal("padding", "the convolution pads with zeros, which the shift must not reach", node.label)
     else:
         shift = bias_problem(node, 2, weight.dims[0])
-    return Port(node, 1, weight.dims[1] * group, shift)
+    return Port(node, 1, weight.dims[1] * node.integer("group", 1), shift)
 
 
 def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
@@ -90,12 +87,12 @@ def pads(node: Node, kernel: tuple[int, ...]) -> bool:
         return False
     for axis, (r, stride) in enumerate(zip(reach, strides, strict=False)):
         size = node.scope.shapes.dim(node.inputs[0], 2 + axis)
-        if not isinstance(size, int) or (-(-size // stride) - 1) * stride + r > size:
+        if not isinstance(size, int) or stride < 1 or (-(-size // stride) - 1) * stride + r > size:
             return True
     return False
 
 
-def _fused(node: Node, *, also_sum: bool) -> Refusal | None:
+def _fused(node: Node) -> Refusal | None:
     """``com.microsoft::FusedConv`` carries an activation, and may add a tensor Z before it."""
     if node.op == "Conv":
         return None
@@ -103,6 +100,6 @@ def _fused(node: Node, *, also_sum: bool) -> Refusal | None:
         return Refusal(
             "blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True
         )
-    if also_sum and node.input(3):
+    if node.input(3):
         return Refusal("blocked", f"{node.label} adds another tensor itself", node.label, lasting=True)
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, weight_of
+from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, filters_of, weight_of
 from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -19,13 +19,10 @@ __all__ = ["after", "before", "rewrite"]
 
 def after(node: Node) -> Port | Refusal:
     """The output's channels."""
-    weight = weight_of(node, 1)
+    weight = filters_of(node)
     if isinstance(weight, Refusal):
         return weight
-    group = node.integer("group", 1)
-    if len(weight.dims) < 3 or weight.dims[0] % group:
-        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
-    channels = weight.dims[1] * group
+    channels = weight.dims[1] * node.integer("group", 1)
     problem = bias_problem(node, 2, channels)
     if problem is not None:
         return Refusal(problem.code, problem.reason, problem.node, lasting=True)
@@ -36,19 +33,16 @@ def before(node: Node, position: int) -> Port | Refusal:
     """The input's channels."""
     if position != 0:
         return Refusal("weight-not-constant", "the tensor is the operator's weight or bias", node.label, lasting=True)
-    weight = weight_of(node, 1)
+    weight = filters_of(node)
     if isinstance(weight, Refusal):
         return weight
-    group = node.integer("group", 1)
-    if len(weight.dims) < 3 or weight.dims[0] % group:
-        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
     shift: Refusal | None = None
     if not _pointwise(node, weight.dims[2:]):
         shift = Refusal(
             "shift", "output positions see different kernel taps, so the shift is not the same everywhere", node.label
         )
     else:
-        shift = bias_problem(node, 2, weight.dims[1] * group)
+        shift = bias_problem(node, 2, weight.dims[1] * node.integer("group", 1))
     return Port(node, 1, weight.dims[0], shift)
 
 

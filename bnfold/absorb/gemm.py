@@ -26,10 +26,11 @@ def after(node: Node) -> Port | Refusal:
     blocked = _unusable(node, weight.dims)
     if blocked is not None:
         return blocked
-    addend = _addend(node)
+    columns = weight.dims[0] if node.integer("transB", 0) else weight.dims[1]
+    addend = _addend(node, columns)
     if isinstance(addend, Refusal):
         return Refusal(addend.code, addend.reason, addend.node, lasting=True)
-    return Port(node, 1, weight.dims[0] if node.integer("transB", 0) else weight.dims[1])
+    return Port(node, 1, columns)
 
 
 def before(node: Node, position: int) -> Port | Refusal:
@@ -41,8 +42,8 @@ def before(node: Node, position: int) -> Port | Refusal:
         return weight
     if len(weight.dims) != 2:
         return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
-    addend = _addend(node)
-    channels = weight.dims[1] if node.integer("transB", 0) else weight.dims[0]
+    channels, columns = weight.dims[::-1] if node.integer("transB", 0) else weight.dims
+    addend = _addend(node, columns)
     axis = 0 if node.integer("transA", 0) else 1
     return Port(node, axis, channels, addend if isinstance(addend, Refusal) else None)
 
@@ -60,7 +61,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     if into is not None and into.scales:
         factors.append(_along(into.over(rows).scale, rows_axis))
     changes: list[Scaled | Stored] = [Scaled(1, (weight.dims[0], weight.dims[1]), tuple(factors))] if factors else []
-    addend = _addend(node)
+    addend = _addend(node, columns)
     if isinstance(addend, Refusal):
         return Rewrite(node, tuple(changes))
     new = addend
@@ -85,7 +86,7 @@ def _along(vector: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return vector.reshape(-1, 1) if axis == 0 else vector.reshape(1, -1)
 
 
-def _addend(node: Node) -> NDArray[np.float64] | Refusal:
+def _addend(node: Node, columns: int) -> NDArray[np.float64] | Refusal:
     """``beta * C`` in float64, as it broadcasts; a zero when there is no C or beta is 0."""
     name, beta = node.input(2), node.real("beta", 1.0)
     if not name or beta == 0.0:
@@ -93,8 +94,8 @@ def _addend(node: Node) -> NDArray[np.float64] | Refusal:
     constant = node.scope.constants.get(name)
     if constant is None or not constant.floating:
         return Refusal("bias-not-constant", f"the addend '{name}' is not constant", node.label)
-    if len(constant.dims) > 2:
-        return Refusal("parameter-shape", f"the addend '{name}' has more than two axes", node.label)
+    if len(constant.dims) > 2 or constant.dims[-1:] not in ((), (1,), (columns,)):
+        return Refusal("parameter-shape", f"the addend '{name}' does not fit {columns} columns", node.label)
     return beta * constant.float64()
 
 

@@ -26,22 +26,22 @@ from bnfold.refusals import Refusal
 
 MATMULS = ("MatMul", "com.microsoft::FusedMatMul")
 
-__all__ = ["MATMULS", "after", "becomes_gemm", "before", "bias_add", "constant_side", "rewrite", "unit_of"]
+__all__ = ["MATMULS", "after", "becomes_gemm", "before", "bias_add", "rewrite", "unit_of"]
 
 
-def constant_side(node: Node) -> int | Refusal:
-    """Which input is the constant matrix: 1 (right) or 0 (left)."""
+def _constant_side(node: Node) -> tuple[int, Constant] | Refusal:
+    """Which input is the constant matrix, 1 (right) or 0 (left), and the matrix."""
     right = weight_of(node, 1)
-    if not isinstance(right, Refusal):
-        return 1 if len(right.dims) >= 2 else _no_matrix(node)
-    left = weight_of(node, 0)
-    if not isinstance(left, Refusal):
-        return 0 if len(left.dims) >= 2 else _no_matrix(node)
-    return right
-
-
-def _no_matrix(node: Node) -> Refusal:
-    return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
+    if isinstance(right, Refusal):
+        left = weight_of(node, 0)
+        if isinstance(left, Refusal):
+            return right
+        side, weight = 0, left
+    else:
+        side, weight = 1, right
+    if len(weight.dims) < 2:
+        return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
+    return side, weight
 
 
 def unit_of(add: Node) -> Node | None:
@@ -60,12 +60,12 @@ def bias_add(node: Node) -> Node | None:
     if len(readers) != 1 or readers[0].position == CAPTURE or node.outputs[0] in scope.output_set:
         return None
     add = readers[0].node
-    side = constant_side(node)
-    if add.op != "Add" or isinstance(side, Refusal) or scope.opset < 7:
+    found = _constant_side(node)
+    if add.op != "Add" or isinstance(found, Refusal) or scope.opset < 7:
         return None
+    side, weight = found
     bias = scope.constants.get(add.inputs[1 - readers[0].position])
-    weight = scope.constants.get(node.inputs[side])
-    if bias is None or weight is None or not bias.floating or not bias.dims:
+    if bias is None or not bias.floating or not bias.dims:
         return None
     rank = len(bias.dims)
     channel_axis = rank - 1 if side == 1 else rank - 2
@@ -94,19 +94,13 @@ def becomes_gemm(node: Node) -> bool:
 
 def after(node: Node) -> Port | Refusal:
     """The channels of the MatMul's output, or of its bias Add's."""
-    matmul = unit_of(node) if node.op == "Add" else node
-    if matmul is None:
-        return Refusal("blocked", "an Add of two computed tensors", node.label)
-    side = constant_side(matmul)
-    if isinstance(side, Refusal):
-        return side
-    weight = weight_of(matmul, side)
-    if isinstance(weight, Refusal):
-        return weight
+    matmul = unit_of(node) or node
+    found = _constant_side(matmul)
+    if isinstance(found, Refusal):
+        return found
+    side, weight = found
     if side == 0 and (_operand_rank(matmul, 1) or 0) < 2:
-        return Refusal("shape-unknown", f"the rank of '{matmul.inputs[1]}' is not known", matmul.label, lasting=True)
-    if _operand_rank(matmul, 1 - side) == 1:
-        return Refusal("parameter-shape", "a matrix times a vector has no channel axis", matmul.label, lasting=True)
+        return _no_matrix(matmul)
     if _batches_transposed(matmul):
         return Refusal("blocked", f"{matmul.label} transposes batches", matmul.label, lasting=True)
     adds = node is matmul and not becomes_gemm(matmul)
@@ -116,16 +110,12 @@ def after(node: Node) -> Port | Refusal:
 
 def before(node: Node, position: int) -> Port | Refusal:
     """The axis of X that is summed over."""
-    side = constant_side(node)
-    if isinstance(side, Refusal):
-        return side
-    weight = weight_of(node, side)
-    if isinstance(weight, Refusal):
-        return weight
-    if position == side:
-        return Refusal("weight-not-constant", "the tensor is the operator's weight", node.label, lasting=True)
+    found = _constant_side(node)
+    if isinstance(found, Refusal):
+        return found
+    side, weight = found  # at the other input, as what an affine makes is no constant
     if side == 0 and (_operand_rank(node, 1) or 0) < 2:
-        return Refusal("shape-unknown", f"the rank of '{node.inputs[1]}' is not known", node.label, lasting=True)
+        return _no_matrix(node)
     shift: Refusal | None = None
     if any(d != 1 for d in weight.dims[:-2]):
         shift = Refusal("shift", "the weight is a stack of matrices, so the shift would differ per matrix", node.label)
@@ -138,6 +128,11 @@ def before(node: Node, position: int) -> Port | Refusal:
     summed, _ = _weight_axes(node, side)
     flipped = bool(node.integer("transA" if side == 1 else "transB", 0))
     return Port(node, -1 if (side == 1) != flipped else -2, weight.dims[summed], shift, adds)
+
+
+def _no_matrix(node: Node) -> Refusal:
+    """What a constant on the left makes of a vector has no rows."""
+    return Refusal("shape-unknown", f"'{node.inputs[1]}' is not known to be a matrix", node.label, lasting=True)
 
 
 def _no_add(node: Node) -> Refusal | None:
@@ -159,10 +154,9 @@ def _batches_transposed(node: Node) -> bool:
 
 def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | None = None) -> list[Rewrite]:
     """New weight, and the shift in ``add``'s constant, in a Gemm's C, or in a new Add behind the MatMul."""
-    side = constant_side(node)
-    assert not isinstance(side, Refusal)
-    weight = weight_of(node, side)
-    assert not isinstance(weight, Refusal)
+    found = _constant_side(node)
+    assert not isinstance(found, Refusal)
+    side, weight = found
     summed, kept = _weight_axes(node, side)
     channels, terms = weight.dims[kept], weight.dims[summed]
     factors = []

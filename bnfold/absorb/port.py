@@ -14,7 +14,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["Port", "Rewrite", "Scaled", "Stored", "bias_of", "bias_problem", "contract", "weight_of"]
+__all__ = ["Port", "Rewrite", "Scaled", "Stored", "bias_of", "bias_problem", "contract", "filters_of", "weight_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +90,16 @@ def weight_of(node: Node, position: int) -> Constant | Refusal:
     if not constant.floating:
         return Refusal("weight-not-constant", f"the weight '{name}' does not hold floats", node.label, lasting=True)
     return constant
+
+
+def filters_of(node: Node) -> Constant | Refusal:
+    """The constant weight of a convolution, whose first axis is cut into groups, or why there is none."""
+    weight, group = weight_of(node, 1), node.integer("group", 1)
+    if isinstance(weight, Refusal):
+        return weight
+    if len(weight.dims) < 3 or group < 1 or weight.dims[0] % group:
+        return Refusal("parameter-shape", "the weight does not fit the groups", node.label, lasting=True)
+    return weight
 
 
 def bias_problem(node: Node, position: int, channels: int) -> Refusal | None:

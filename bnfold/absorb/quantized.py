@@ -54,7 +54,20 @@ def dequantized(node: Node, position: int) -> Dequantized | Refusal:
     zero = scope.constants.get(producer.input(2))
     if values is None or scale is None or (producer.input(2) and zero is None) or not scale.floating:
         return Refusal("quantized", f"the quantization of '{name}' is not constant", producer.label, lasting=True)
-    return Dequantized(producer, values, scale, zero)
+    weight = Dequantized(producer, values, scale, zero)
+    if not _fits(weight):
+        return Refusal("quantized", f"its scales do not fit '{name}'", producer.label, lasting=True)
+    return weight
+
+
+def _fits(weight: Dequantized) -> bool:
+    """Whether there is one scale, one for each index along the axis, or one for each block, and a zero point alike."""
+    dims, scale, zero = weight.values.dims, weight.scale, weight.zero
+    if zero is not None and zero.size != scale.size:
+        return False
+    if weight.node.integer("block_size", 0):
+        return len(scale.dims) == len(dims)
+    return scale.size == 1 or (0 <= weight.axis < len(dims) and scale.dims == (dims[weight.axis],))
 
 
 def after(node: Node) -> Port | Refusal:
@@ -193,10 +206,12 @@ def _requantized(bias: Dequantized, affine: Affine) -> tuple[NDArray[np.float64]
         return None
     if bias.zero is not None and bias.zero.array().any():
         return None
+    if bias.values.size != affine.scale.size or bias.scale.size not in (1, affine.scale.size):
+        return None
     old = bias.values.float64().ravel() * bias.scale.float64().ravel()
     kind = np.float16 if bias.scale.data_type == 10 else np.float32
     scale = (bias.scale.float64().ravel() * np.abs(affine.scale)).astype(kind).astype(np.float64)
-    if old.size != affine.scale.size or not scale.all():
+    if not scale.all():
         return None
     integers = np.rint((affine.scale * old + affine.shift) / scale)
     return (integers, scale) if np.abs(integers).max() < 2**31 else None

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from bnfold.carry import branches, channels, elementwise, layout, reshape, spatial
+from bnfold.carry import branches, elementwise, layout, parts, reshape, selection, spatial
 from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step
 
-_FAMILIES = (elementwise, layout, reshape, channels, spatial, branches)
+_FAMILIES = (elementwise, layout, reshape, parts, selection, spatial, branches)
 
 _BACKWARD: dict[str, Backward] = {op: rule for family in _FAMILIES for op, rule in family.BACKWARD.items()}
 _FORWARD: dict[str, Forward] = {op: rule for family in _FAMILIES for op, rule in family.FORWARD.items()}

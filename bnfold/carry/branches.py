@@ -11,7 +11,7 @@ import numpy as np
 
 from bnfold import dtypes
 from bnfold.affine import Affine
-from bnfold.carry.step import Backward, Edit, Forward, Step, misplaced, needs_no_shift, needs_no_sign
+from bnfold.carry.step import Backward, Forward, Step, misplaced, needs_no_shift, needs_no_sign, onto_inputs
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -30,19 +30,6 @@ def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
     return affine.at(affine.axis - rank)
 
 
-def _spread(node: Node, parts: list[Affine]) -> Step:
-    """Each operand takes its part; constants are edited, computed tensors carry it on."""
-    onward, edits = [], []
-    for position, (name, part) in enumerate(zip(node.inputs, parts, strict=True)):
-        if part.identity:
-            continue
-        if node.scope.constants.get(name) is not None:
-            edits.append(Edit(node, position, part))
-        else:
-            onward.append((name, part))
-    return Step(tuple(onward), tuple(edits))
-
-
 def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
@@ -53,7 +40,7 @@ def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusa
     steps = []
     for carrier in carriers:
         own = Affine(placed.scale, signs[carrier] * placed.shift, placed.axis)
-        steps.append(_spread(node, [own if i == carrier else plain for i in range(len(node.inputs))]))
+        steps.append(onto_inputs(node, [own if i == carrier else plain for i in range(len(node.inputs))]))
     return steps
 
 
@@ -61,7 +48,7 @@ def extreme_backward(node: Node, output: str, affine: Affine) -> list[Step] | Re
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
-    return needs_no_sign(node, placed) or [_spread(node, [placed] * len(node.inputs))]
+    return needs_no_sign(node, placed) or [onto_inputs(node, [placed] * len(node.inputs))]
 
 
 def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
@@ -73,7 +60,7 @@ def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Re
         return blocked
     factors = [0] if node.op == "Div" else range(len(node.inputs))
     one = Affine.of(1.0)
-    return [_spread(node, [placed if i == factor else one for i in range(len(node.inputs))]) for factor in factors]
+    return [onto_inputs(node, [placed if i == factor else one for i in range(len(node.inputs))]) for factor in factors]
 
 
 def sum_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:

@@ -45,7 +45,7 @@ def _unsqueeze_map(node: Node) -> AxisMap:
         return Refusal("shape-unknown", f"which axes '{node.label}' adds is not known", node.label)
     new = {a + rank + len(axes) if a < 0 else a for a in axes}
     old = iter(range(rank))
-    return [-1 if axis in new else next(old) for axis in range(rank + len(axes))]
+    return [-1 if axis in new else next(old, -1) for axis in range(rank + len(axes))]
 
 
 _MAPS = {"Transpose": _transpose_map, "Squeeze": _squeeze_map, "Unsqueeze": _unsqueeze_map}

@@ -35,15 +35,15 @@ def shapes_of(node: Node) -> tuple[Shape, Shape] | None:
 
 
 def _inferred(node: Node, source: Shape) -> Shape | None:
-    """The output dimensions as shape inference has them; a single unknown one follows from the rest."""
-    dims = node.scope.shapes.dims(node.outputs[0])
-    target = None if dims is None else dimensions(node.scope, node.outputs[0], dims)
-    if dims is None or target is None:
+    """The output dimensions as shape inference has them; a single one by a name of its own follows from the rest."""
+    target = dimensions(node.scope, node.outputs[0])
+    if target is None:
         return None
-    unknown = [i for i, d in enumerate(dims) if d is None]
-    if len(unknown) == 1:
-        left = product(source).over(product([d for i, d in enumerate(target) if i != unknown[0]]))
-        target[unknown[0]] = left if left is not None else target[unknown[0]]
+    shared = {name for d in source for name in d.names}
+    own = [i for i, d in enumerate(target) if not shared.issuperset(d.names)]
+    if len(own) == 1:
+        left = product(source).over(product([d for i, d in enumerate(target) if i != own[0]]))
+        target[own[0]] = left if left is not None else target[own[0]]
     return target
 
 

@@ -22,6 +22,8 @@ __all__ = [
     "misplaced",
     "needs_no_shift",
     "needs_no_sign",
+    "onto_inputs",
+    "unknown",
 ]
 
 
@@ -65,6 +67,19 @@ Forward = Callable[[Node, int, Affine], Step | Refusal]
 """(node, input position, affine on that input) -> the way to move it onto the outputs."""
 
 
+def onto_inputs(node: Node, parts: list[Affine]) -> Step:
+    """Each operand takes its part; constants are edited, computed tensors carry it on."""
+    onward, edits = [], []
+    for position, (name, part) in enumerate(zip(node.inputs, parts, strict=True)):
+        if part.identity:
+            continue
+        if node.scope.constants.get(name) is not None:
+            edits.append(Edit(node, position, part))
+        else:
+            onward.append((name, part))
+    return Step(tuple(onward), tuple(edits))
+
+
 def needs_no_shift(node: Node, affine: Affine) -> Refusal | None:
     """For operators that are linear through the origin."""
     if not affine.shifts:
@@ -83,6 +98,11 @@ def needs_no_sign(node: Node, affine: Affine) -> Refusal | None:
 def misplaced(node: Node, why: str) -> Refusal:
     """For an affine whose axis the operator reduces, mixes or cannot be located on."""
     return Refusal("axis", f"{node.op} '{node.label}' {why}", node.label)
+
+
+def unknown(node: Node, what: str) -> Refusal:
+    """For a rank or size that a rule depends on."""
+    return Refusal("shape-unknown", f"{what} of {node.op} '{node.label}' is not a known number", node.label)
 
 
 def constant_ints(node: Node, attribute: str, position: int) -> list[int] | None:

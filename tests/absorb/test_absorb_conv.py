@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from helpers import Case, build, case, count, folds, initializers, kept
+from helpers import Case, build, case, count, folds, initializers, integers, kept, refuses
 
 X = "float[2,4,7,7] x"
 
@@ -169,6 +170,28 @@ def test_the_output_takes_the_name_of_the_norms_output_and_new_tensors_get_reada
     folded = folds(model)
     assert [list(node.output) for node in folded.graph.node] == [["y"]]
     assert set(initializers(folded)) == {"W", "W_bias"}
+
+
+DAMAGED = {
+    "a matrix as weight": ("c = Conv(x, W)\ny = BN3(c)", {"W": (3, 4)}),
+    "a matrix as weight, in front": ("n = BN4(x)\ny = Conv(n, W)", {"W": (3, 4)}),
+    "filters that fit no groups": ("c = Conv <group=2> (x, W)\ny = BN5(c)", {"W": (5, 2, 1, 1)}),
+    "filters that fit no groups, in front": ("n = BN4(x)\ny = Conv <group=2> (n, W)", {"W": (5, 2, 1, 1)}),
+    "no groups": ("n = BN4(x)\ny = Conv <group=0> (n, W)", {"W": (3, 4, 1, 1)}),
+    "a bias that is too short": ("c = Conv(x, W, b)\ny = BN3(c)", {"W": (3, 4, 1, 1), "b": (2,)}),
+}
+
+
+@pytest.mark.parametrize(("nodes", "constants"), DAMAGED.values(), ids=DAMAGED)
+def test_weights_that_do_not_fit_are_left_alone(nodes: str, constants: dict[str, tuple[int, ...]]) -> None:
+    refuses(build(X, nodes, "float[a,b,c,d] y", **constants), "parameter-shape")
+
+
+def test_weights_of_another_type_and_steps_of_zero_are_left_alone() -> None:
+    weight = integers((3, 4, 1, 1), "W", np.int32)
+    refuses(build(X, "c = Conv(x, W)\ny = BN3(c)", "float[a,b,c,d] y", W=weight), "weight-not-constant")
+    nodes = 'n = BN4(x)\ny = Conv <auto_pad="SAME_UPPER", strides=[0,0]> (n, W)'
+    refuses(build(X, nodes, "float[a,b,c,d] y", W=(3, 4, 2, 2)), "padding")
 
 
 def test_fused_conv_that_fuses_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import Case, build, case, folds, kept
+from helpers import Case, build, case, folds, kept, refuses
 
 X = "float[2,4,5,5] x"
 
@@ -140,3 +140,10 @@ def test_before(case: Case) -> None:
 )
 def test_every_opset(opset: int, nodes: str) -> None:
     folds(build(X, nodes, opset=opset, ir=8, W=(4, 3, 2, 2), b=(6,)))
+
+
+@pytest.mark.parametrize(
+    "nodes", ["c = ConvTranspose <group=3> (x, W)\ny = BN6(c)", "n = BN4(x)\ny = ConvTranspose <group=3> (n, W)"]
+)
+def test_weights_that_fit_no_groups_are_left_alone(nodes: str) -> None:
+    refuses(build(X, nodes, "float[a,b,c,d] y", W=(4, 2, 1, 1)), "parameter-shape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Case, build, case, folds, integers, kept
+from helpers import Case, build, case, folds, integers, kept, refuses
 
 X = "float[3,4] x"
 A, S = "n = BN4(x)\n", "y = BN5(c)"
@@ -109,6 +109,7 @@ CASES = [
     case("scale in front, addend computed", "float[3,4] x, float[5] C", "n = BNscale4(x)\ny = Gemm(n, B, C)", B=(4, 5)),
     case("two readers", X, f"{A}p = Gemm(n, B)\nq = Gemm <transB=1> (n, D)\ny = Add(p, q)", B=(4, 5), D=(5, 4)),
     case("chain of three", X, "a = BN4(x)\nb = BN4(a)\nc = Gemm(b, B)\ny = BN5(c)", B=(4, 5)),
+    case("scale behind, no addend", X, "c = Gemm(x, B)\ny = BNscale5(c)", B=(4, 5), holds={"Gemm": 1}),
     case("square", SQUARE, "c = Gemm(x, B)\ny = BN4(c)", B=(4, 4)),
     case("dynamic batch", "float[N,4] x", f"c = Gemm(x, B, C)\n{S}", B=(4, 5), C=(5,)),
     case("Flatten in between", "float[2,3,2,2] x", "n = BN3(x)\nf = Flatten(n)\ny = Gemm(f, B, C)", B=(12, 5), C=(5,)),
@@ -124,6 +125,20 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_folds_exactly(case: Case) -> None:
     case.folds()
+
+
+DAMAGED = {
+    "a weight of three axes": (f"c = Gemm(x, B)\n{S}", {"B": (4, 5, 1)}),
+    "a weight of three axes, in front": (f"{A}y = Gemm(n, B)", {"B": (4, 5, 1)}),
+    "an addend of three axes": (f"c = Gemm(x, B, C)\n{S}", {"B": (4, 5), "C": (1, 1, 5)}),
+    "an addend of another width": (f"c = Gemm(x, B, C)\n{S}", {"B": (4, 5), "C": (3,)}),
+    "an addend of another width, in front": (f"{A}y = Gemm(n, B, C)", {"B": (4, 5), "C": (3,)}),
+}
+
+
+@pytest.mark.parametrize(("nodes", "constants"), DAMAGED.values(), ids=DAMAGED)
+def test_weights_that_do_not_fit_are_left_alone(nodes: str, constants: dict[str, tuple[int, ...]]) -> None:
+    refuses(build(X, nodes, "float[a,b] y", **constants), "parameter-shape")
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 14, 15, 21, 23])

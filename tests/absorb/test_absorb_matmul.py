@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import Case, build, case, folds, kept
+from helpers import Case, build, case, folds, keeps, kept
 
 KEPT = [
     kept("both computed", "shift", "float[3,4] x, float[4,5] w", "c = MatMul(x, w)\ny = BN5(c)"),
@@ -42,6 +42,28 @@ KEPT = [
         outputs="float[5,2,3] y",
         imports={"com.microsoft": 1},
         W=(4, 3),
+    ),
+    kept(
+        "a bias per row",
+        "axis blocked",
+        "float[3,4] x",
+        "c = MatMul(x, W)\na = Add(c, b)\ny = BN5(a)",
+        W=(4, 5),
+        b=(3, 1),
+    ),
+    *[
+        kept(
+            f"constant left, rank not known: {nodes[0]}",
+            "shape-unknown",
+            "float[4,6] v, int64[R] s",
+            f"x = Reshape(v, s)\n{nodes}",
+            outputs="float[a,b] y",
+            W=(5, 4),
+        )
+        for nodes in ("c = MatMul(W, x)\ny = BNscale5(c)", "n = BNscale6(x)\ny = MatMul(W, n)")
+    ],
+    kept(
+        "constant left of a vector", "shape-unknown", "float[4] x", "c = MatMul(W, x)\ny = Mul(c, k)", W=(5, 4), k=(5,)
     ),
     kept("before, the weight is a vector", "shift", "float[2,3,4] x", "n = BN3(x)\ny = MatMul(n, W)", W=(4,)),
 ]
@@ -102,6 +124,9 @@ AFTER = [
         W=(2, 4, 3),
         b=(1, 1, 3),
         affines=1,
+    ),
+    case(
+        "a vector", "float[4] x", "c = MatMul(x, W)\nm = Mul(c, k)\ny = Add(m, l)", W=(4, 5), k=(5,), l=(5,), affines=1
     ),
     case("constant left", "float[2,4,6] x", "c = MatMul(W, x)\ny = BN5(c)", W=(5, 4), affines=1),
     case(
@@ -203,6 +228,11 @@ def test_after(case: Case) -> None:
 @pytest.mark.parametrize("case", BEFORE)
 def test_before(case: Case) -> None:
     case.folds()
+
+
+def test_before_opset_7_no_add_can_follow() -> None:
+    model = build("float[3,4] x", "c = MatMul(x, W)\ny = BN5 <is_test=1> (c)", opset=6, ir=3, W=(4, 5))
+    keeps(model, "shift")
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 15, 23])

@@ -82,12 +82,12 @@ def test_a_float_bias_takes_scale_and_shift() -> None:
     folds(build(X, text, q=int8((3, 4, 2, 2)), s=POWER, z=ZERO, b=(3,)))
 
 
-def test_a_quantized_bias_is_quantized_again() -> None:
+@pytest.mark.parametrize("zero", ["", ", j"], ids=["no zero point", "zero point"])
+def test_a_quantized_bias_is_quantized_again(zero: str) -> None:
     """Within half a step of the new scale, which is the old one times the size of the factor."""
-    text = "w = DequantizeLinear<axis=0>(q, s, z)\nb = DequantizeLinear(i, t)\nc = Conv(x, w, b)\ny = BN3(c)"
-    model = build(
-        X, text, q=int8((3, 4, 2, 2)), s=POWER, z=ZERO, i=np.array([900, -70, 5], np.int32), t=np.float32(1e-3)
-    )
+    text = f"w = DequantizeLinear<axis=0>(q, s, z)\nb = DequantizeLinear(i, t{zero})\nc = Conv(x, w, b)\ny = BN3(c)"
+    constants: dict[str, Any] = {"i": np.array([900, -70, 5], np.int32), "t": np.float32(1e-3), "j": np.int32(0)}
+    model = build(X, text, q=int8((3, 4, 2, 2)), s=POWER, z=ZERO, **constants)
     folded = fold(model).model
     assert not any(node.op_type == "BatchNormalization" for node in folded.graph.node)
     values = initializers(folded)
@@ -152,6 +152,25 @@ REFUSED = {
         X,
         CONV_BIAS.format("t"),
         FILTERS | {"i": COUNTS.astype(np.int32), "t": np.float32(1e-12)},
+    ),
+    "a bias whose scale vanishes": (
+        "quantized",
+        X,
+        CONV_BIAS.format("t"),
+        FILTERS | {"i": COUNTS.astype(np.int32), "t": np.float32(1e-45)},
+    ),
+    "a bias that is too short": ("quantized", X, CONV_BIAS.format("s"), FILTERS | {"i": COUNTS[:2].astype(np.int32)}),
+    "scales that fit no axis": (
+        "quantized",
+        X,
+        "w = DequantizeLinear <axis=0> (q, s)\nc = Conv(x, w)\ny = BN3(c)",
+        FILTERS | {"s": np.full(2, 0.25, np.float32)},
+    ),
+    "zero points that fit no scales": (
+        "quantized",
+        X,
+        "w = DequantizeLinear <axis=0> (q, s, z)\nc = Conv(x, w)\ny = BN3(c)",
+        FILTERS | {"z": np.zeros(2, np.int8)},
     ),
     "a scale that overflows": (
         "overflow",

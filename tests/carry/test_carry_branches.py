@@ -51,6 +51,19 @@ KEPT = [
         W=W,
         V=(1, 4, 1, 1),
     ),
+    kept(
+        "computed matrices: stacks that are scaled differently",
+        "axis",
+        "float[2,3,4] x, float[2,4,5] z",
+        "s = MatMul(x, z)\ny = Mul(s, k)",
+        k=(2, 1, 1),
+    ),
+    kept(
+        "computed matrices in front: summed over",
+        "axis",
+        "float[3,4] x, float[4,5] z",
+        "n = BNscale4(x)\ny = MatMul(n, z)",
+    ),
     kept("the divisor", "axis", "float[3,4] x, float[3,4] z", "n = BNscale4(x)\ny = Div(z, n)"),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Case, build, case, folds, kept
+from helpers import Case, build, case, folds, kept, refuses
 
 X = "float[2,4,4,4] x"
 W = (3, 4, 1, 1)
@@ -302,6 +302,40 @@ FOLDS = [
         U=(3, 8, 1, 1),
         k=TWICE,
     ),
+    case(
+        "Concat with a part that nothing happens to",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "a = Conv(x, W)\nc = Concat <axis=1> (a, z)\ny = Mul(c, k)",
+        W=W,
+        k=np.float32([2, 4, -8, 1, 1, 1, 1]).reshape(7, 1, 1),
+    ),
+    case(
+        "Split in front, a part that nobody reads",
+        X,
+        "n = BN4(x)\na, b = Split <axis=1, num_outputs=2> (n)\ny = Conv(a, W)",
+        W=(3, 2, 1, 1),
+    ),
+    case(
+        "SpaceToDepth of channels that are scaled alike",
+        X,
+        "c = Conv(x, W)\ns = SpaceToDepth <blocksize=2> (c)\ny = Mul(s, k)",
+        W=W,
+        k=np.tile(np.float32([2, -4, 8]), 4).reshape(12, 1, 1),
+    ),
+    case(
+        "DepthToSpace DCR in front of channels that are scaled alike",
+        "float[2,8,4,4] x",
+        "n = Mul(x, k)\ns = DepthToSpace <blocksize=2> (n)\ny = Conv(s, U)",
+        U=(3, 2, 1, 1),
+        k=np.tile(np.float32([2, -4]), 4).reshape(8, 1, 1),
+    ),
+    case(
+        "DepthToSpace CRD in front of channels that are scaled alike",
+        "float[2,8,4,4] x",
+        'n = Mul(x, k)\ns = DepthToSpace <blocksize=2, mode="CRD"> (n)\ny = Conv(s, U)',
+        U=(3, 2, 1, 1),
+        k=np.repeat(np.float32([2, -4]), 4).reshape(8, 1, 1),
+    ),
     *[
         case(
             f"one number behind {operator}",
@@ -335,6 +369,22 @@ def test_must_not_change(case: Case) -> None:
 @pytest.mark.parametrize("case", FOLDS)
 def test_folds_exactly(case: Case) -> None:
     case.folds()
+
+
+DAMAGED = {
+    "Split into other sizes": ("shape-unknown", "c = Conv(x, U)\na, b = Split <axis=1> (c, s)\nn = BN3(a)\ny = Abs(n)"),
+    "Slice to other sizes": ("shape-unknown", "c = Conv(x, U)\na = Slice(c, s, t, o)\ny = BN3(a)"),
+    "Gather out of range": ("shape-unknown", "c = Conv(x, U)\na = Gather <axis=1> (c, i)\ny = BN3(a)"),
+    "Gather out of range, in front": ("shape-unknown", "n = BN4(x)\na = Gather <axis=1> (n, i)\ny = Conv(a, V)"),
+    "blocks of no size": ("axis", "c = Conv(x, U)\na = SpaceToDepth <blocksize=0> (c)\ny = BN4(a)"),
+    "blocks of no size, in front": ("axis", "n = BN4(x)\na = DepthToSpace <blocksize=0> (n)\ny = Conv(a, V)"),
+}
+
+
+@pytest.mark.parametrize(("code", "nodes"), DAMAGED.values(), ids=DAMAGED)
+def test_channels_that_do_not_fit_are_left_alone(code: str, nodes: str) -> None:
+    constants = {"s": [2, 2], "t": [4, 4], "o": [1, 2], "i": [0, 1, 4], "U": (4, 4, 1, 1), "V": (3, 3, 1, 1)}
+    refuses(build(X, nodes, "float[a,b,c,d] y", **constants), code)
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Case, build, case, folds, kept
+from helpers import Case, build, case, fold, folds, keeps, kept
+from onnx import ModelProto
 
 X = "float[2,4,5,5] x"
 W = (3, 4, 2, 2)
@@ -136,11 +137,15 @@ def test_dropout_in_every_opset(opset: int) -> None:
     folds(build(X, "c = Conv(x, W)\nd = Dropout(c)\ny = BN3(d)", opset=opset, ir=8, W=W))
 
 
+def test_the_mask_of_a_dropout_is_no_copy() -> None:
+    """Before opset 10 it has the type of the data."""
+    nodes = "c = Conv(x, W)\nd, m = Dropout(c)\ny = BN3(m)"
+    keeps(build(X, nodes, "float[2,3,4,4] y", opset=9, ir=8, W=W), "blocked")
+
+
 def test_dropout_before_opset_7_says_is_test() -> None:
-    def model(flag: str) -> object:
+    def model(flag: str) -> ModelProto:
         return build(X, f"c = Conv(x, W)\nd = Dropout {flag} (c)\ny = BN3 <is_test=1> (d)", opset=6, ir=3, W=W)
 
-    from helpers import fold
-
-    assert fold(model("<is_test=1>")).report.folded  # type: ignore[arg-type]
-    assert [kept.code for kept in fold(model("")).report.kept] == ["training-mode"]  # type: ignore[arg-type]
+    assert fold(model("<is_test=1>")).report.folded
+    assert [kept.code for kept in fold(model("")).report.kept] == ["training-mode"]

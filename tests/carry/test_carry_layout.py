@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Case, build, case, folds, kept
+from helpers import Case, build, case, folds, kept, refuses
 
 X = "float[2,4,5,5] x"
 W = (3, 4, 2, 2)
@@ -231,6 +231,22 @@ FOLDS = [
         B=(16, 3),
         s=[-1, 16],
     ),
+    case(
+        "Flatten, positions of a channel scaled alike",
+        "float[2,4,2,2] x",
+        "c = Conv(x, U)\nf = Flatten(c)\ny = Mul(f, k)",
+        U=(3, 4, 1, 1),
+        k=np.repeat(np.float32([2, -4, 8]), 4),
+    ),
+    case(
+        "Reshape to a shape that only inference follows",
+        "float[N,4,2,2] x",
+        "c = Conv(x, U)\nh = Shape <end=1> (x)\na = Add(h, z)\ns = Concat <axis=0> (a, t)\nr = Reshape(c, s)\ny = BN3(r)",
+        U=(3, 4, 1, 1),
+        z=[0],
+        t=[3, 4],
+        affines=1,  # the Add of the shape
+    ),
     case("Squeeze without axes", "float[2,4,1] x", "a = Conv(x, U)\nd = Squeeze(a)\ny = BN3(d)", U=(3, 4, 1)),
     *[
         case(
@@ -265,6 +281,25 @@ def test_must_not_change(case: Case) -> None:
 @pytest.mark.parametrize("case", FOLDS)
 def test_folds_exactly(case: Case) -> None:
     case.folds()
+
+
+DAMAGED = {
+    "a norm of an axis that Unsqueeze makes": ("axis", X, "c = Conv(x, W)\nu = Unsqueeze(c, a)\ny = BN3(u)"),
+    "an axis that Unsqueeze makes twice": ("axis", X, "c = Conv(x, W)\nu = Unsqueeze(c, b)\ny = BN3(u)"),
+    "a norm of an axis that Squeeze removes": (
+        "axis",
+        "float[2,C,5] x",
+        "n = BN4(x)\ns = Squeeze(n, a)\ny = Gemm(s, B)",
+    ),
+    "a norm of a vector": ("axis", X, "c = Conv(x, W)\nr = Reshape(c, v)\ny = BN3(r)"),
+    "a Reshape with two open sizes": ("shape-unknown", X, "c = Conv(x, W)\nr = Reshape(c, w)\ny = BN3(r)"),
+}
+
+
+@pytest.mark.parametrize(("code", "inputs", "nodes"), DAMAGED.values(), ids=DAMAGED)
+def test_axes_that_do_not_fit_are_left_alone(code: str, inputs: str, nodes: str) -> None:
+    constants = {"W": W, "B": (5, 2), "a": [1], "b": [1, 1], "v": [-1], "w": [-1, 3, -1]}
+    refuses(build(inputs, nodes, "float[p,q] y", **constants), code)
 
 
 @pytest.mark.parametrize("opset", [7, 11, 12])

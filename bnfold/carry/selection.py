@@ -1,0 +1,187 @@
+"""Operators that pick and reorder channels: Slice, Gather, DepthToSpace, SpaceToDepth.
+
+On the channel axis the vectors are picked and reordered with the channels; channels that are left out take the
+identity. Along any other axis the operator treats all of the tensor alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced, unknown
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["BACKWARD", "FORWARD"]
+
+
+# -- Slice -------------------------------------------------------------------------------------------------------------
+
+
+def _slices(node: Node) -> dict[int, slice] | None:
+    """What is cut from each axis (as the model counts axes), or None when that is computed at run time."""
+    starts, ends = constant_ints(node, "starts", 1), constant_ints(node, "ends", 2)
+    if starts is None or ends is None or len(starts) != len(ends):
+        return None
+    axes = constant_ints(node, "axes", 3)
+    steps = constant_ints(node, "steps", 4)
+    if (axes is None and node.input(3)) or (steps is None and node.input(4)):
+        return None
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    found = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        stop = None if step < 0 and end < -(1 << 31) else end
+        found[axis] = slice(start, stop, step)
+    return found
+
+
+def _channel_cut(node: Node, channel: int, rank: int | None) -> slice | Refusal | None:
+    """The cut along the channel axis, None when it is left whole."""
+    cuts = _slices(node)
+    if cuts is None:
+        return unknown(node, "a bound")
+    for axis, cut in cuts.items():
+        if axis < 0 and rank is None:
+            return unknown(node, "the rank")
+        if (axis + (rank or 0) if axis < 0 else axis) == channel:
+            return cut
+    return None
+
+
+def slice_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    if affine.uniform:
+        return [Step(((node.inputs[0], affine),))]
+    channel = node.scope.shapes.axis(output, affine.axis)
+    if channel is None:
+        return unknown(node, "the rank")
+    cut = _channel_cut(node, channel, node.scope.shapes.rank(node.inputs[0]))
+    if isinstance(cut, Refusal):
+        return cut
+    if cut is None:
+        return [Step(((node.inputs[0], affine.at(channel)),))]
+    total = node.scope.shapes.dim(node.inputs[0], channel)
+    if not isinstance(total, int):
+        return unknown(node, "the channel count")
+    indices = np.arange(total)[cut]
+    if indices.size != affine.scale.size:
+        return unknown(node, "the channel count")
+    return [Step(((node.inputs[0], affine.at(channel).scatter(total, indices)),))]
+
+
+def slice_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if position != 0:  # pragma: no cover - integers carry no affine
+        return misplaced(node, "reads it as bounds")
+    if affine.uniform:
+        return Step(((node.outputs[0], affine),))
+    channel = node.scope.shapes.axis(node.inputs[0], affine.axis)
+    if channel is None:
+        return unknown(node, "the rank")
+    cut = _channel_cut(node, channel, node.scope.shapes.rank(node.inputs[0]))
+    if isinstance(cut, Refusal):
+        return cut
+    placed = affine.at(channel)
+    return Step(((node.outputs[0], placed if cut is None else placed.take(cut)),))
+
+
+# -- Gather ------------------------------------------------------------------------------------------------------------
+
+
+def _gather(node: Node) -> tuple[int, int, list[int] | None] | Refusal:
+    """The axis that is gathered from, how many axes the indices have, and the indices when constant."""
+    axis = node.scope.shapes.axis(node.inputs[0], node.integer("axis", 0))
+    rank = node.scope.shapes.rank(node.inputs[1])
+    if axis is None or rank is None:
+        return unknown(node, "the rank")
+    constant = node.scope.constants.get(node.inputs[1])
+    return axis, rank, None if constant is None else [int(v) for v in constant.array().ravel()]
+
+
+def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    if affine.uniform:
+        return [Step(((node.inputs[0], affine),))]
+    found = _gather(node)
+    channel = node.scope.shapes.axis(output, affine.axis)
+    if isinstance(found, Refusal) or channel is None:
+        return found if isinstance(found, Refusal) else unknown(node, "the rank")
+    axis, rank, indices = found
+    if channel < axis:
+        return [Step(((node.inputs[0], affine.at(channel)),))]
+    if channel >= axis + rank:
+        return [Step(((node.inputs[0], affine.at(channel - rank + 1)),))]
+    total = node.scope.shapes.dim(node.inputs[0], axis)
+    if indices is None or rank != 1 or not isinstance(total, int):
+        return misplaced(node, "picks channels that are not known")
+    wrapped = [i + total if i < 0 else i for i in indices]
+    if affine.scale.size != len(wrapped) or not all(0 <= i < total for i in wrapped):
+        return unknown(node, "the channel count")
+    if len(set(wrapped)) != len(wrapped):
+        return misplaced(node, "shows one channel twice")
+    return [Step(((node.inputs[0], affine.at(axis).scatter(total, wrapped)),))]
+
+
+def gather_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    if position != 0:  # pragma: no cover - integers carry no affine
+        return misplaced(node, "reads it as indices")
+    if affine.uniform:
+        return Step(((node.outputs[0], affine),))
+    found = _gather(node)
+    channel = node.scope.shapes.axis(node.inputs[0], affine.axis)
+    if isinstance(found, Refusal) or channel is None:
+        return found if isinstance(found, Refusal) else unknown(node, "the rank")
+    axis, rank, indices = found
+    if channel != axis:
+        return Step(((node.outputs[0], affine.at(channel if channel < axis else channel + rank - 1)),))
+    if indices is None or rank > 1:
+        return misplaced(node, "picks channels that are not known")
+    if not all(-affine.scale.size <= i < affine.scale.size for i in indices):
+        return unknown(node, "the channel count")
+    return Step(((node.outputs[0], affine.at(axis).take(indices)),))
+
+
+# -- DepthToSpace, SpaceToDepth ----------------------------------------------------------------------------------------
+
+
+def _woven(node: Node, affine: Affine, many: str, few: str, *, widen: bool) -> Step | Refusal:
+    """Between ``C`` channels and ``C * block * block``: DCR and SpaceToDepth repeat all channels, CRD each channel."""
+    if affine.uniform:
+        return Step(((few if not widen else many, affine),))
+    copies = node.integer("blocksize", 1) ** 2
+    if copies < 1 or node.scope.shapes.axis(few if widen else many, affine.axis) != 1:
+        return misplaced(node, "rearranges the axis that the channels are on")
+    each = node.op == "DepthToSpace" and node.string("mode", "DCR") == "CRD"
+    if widen:
+        return Step(((many, affine.repeat(copies, 1) if each else affine.tile(copies, 1)),))
+    count = affine.scale.size // copies
+    first = affine.at(1).take(slice(0, None, copies) if each else slice(0, count))
+    again = first.repeat(copies, 1) if each else first.tile(copies, 1)
+    if not again.same_as(affine.at(1)):
+        return misplaced(node, "weaves channels together that are scaled differently")
+    return Step(((few, first),))
+
+
+def depth_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    step = _woven(node, affine, *_many_few(node), widen=node.op == "DepthToSpace")
+    return step if isinstance(step, Refusal) else [step]
+
+
+def depth_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    return _woven(node, affine, *_many_few(node), widen=node.op == "SpaceToDepth")
+
+
+def _many_few(node: Node) -> tuple[str, str]:
+    source, result = node.inputs[0], node.outputs[0]
+    return (source, result) if node.op == "DepthToSpace" else (result, source)
+
+
+BACKWARD: dict[str, Backward] = {
+    "Slice": slice_backward,
+    "Gather": gather_backward,
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), depth_backward),
+}
+FORWARD: dict[str, Forward] = {
+    "Slice": slice_forward,
+    "Gather": gather_forward,
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), depth_forward),
+}
