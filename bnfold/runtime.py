@@ -1,8 +1,7 @@
-"""Sessions: the one place that knows onnxruntime, and the reference evaluator behind it.
+"""The one place that knows onnxruntime: finding it, and opening sessions on it.
 
-``import bnfold`` must not import onnxruntime, so every import of it is inside a function here. A session answers the
-same way whatever evaluates it (:class:`Session`), says by name what that is, and never falls back in silence: an
-execution provider that onnxruntime drops is a :class:`~bnfold.errors.ProviderError`.
+``import bnfold`` must not import onnxruntime, so every import of it is inside a function here. Nothing falls back in
+silence: an execution provider that onnxruntime drops is a :class:`~bnfold.errors.ProviderError`.
 """
 
 from __future__ import annotations
@@ -10,34 +9,24 @@ from __future__ import annotations
 import enum
 import importlib
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import OptionError, ProviderError, RuntimeMissingError, printable
+from bnfold.errors import ProviderError, RuntimeMissingError, printable
+from bnfold.provider import CPU, CUDA, Provider
+from bnfold.session import Session, first_line, open_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import onnx
     from numpy.typing import NDArray
 
-    Feeds = Mapping[str, Any]
-
-__all__ = ["CPU", "CUDA", "Level", "Provider", "Session", "onnxruntime", "open_reference", "open_session", "providers"]
+__all__ = ["CPU", "CUDA", "Level", "Provider", "Session", "onnxruntime", "open_reference", "open_session"]
 
 INSTALL = 'install it with: pip install "bnfold[cpu]"'
 INSTALL_CUDA = 'install it with: pip install "bnfold[cuda]"'
 PROTOBUF_LIMIT = 2**31 - 1  # protobuf messages end here; larger models go to a session by path
-_SHORT = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "trt": "TensorrtExecutionProvider",
-    "rocm": "ROCMExecutionProvider",
-    "dml": "DmlExecutionProvider",
-    "directml": "DmlExecutionProvider",
-}
 
 
 class Level(enum.Enum):
@@ -47,58 +36,6 @@ class Level(enum.Enum):
     BASIC = "ORT_ENABLE_BASIC"
     EXTENDED = "ORT_ENABLE_EXTENDED"
     ALL = "ORT_ENABLE_ALL"
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """An execution provider and its options, e.g. ``Provider("CUDAExecutionProvider", (("device_id", "0"),))``."""
-
-    name: str = "CPUExecutionProvider"
-    options: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str | Provider) -> Provider:
-        """Read ``cpu``, ``cuda``, ``cuda:device_id=0,use_tf32=1`` or any provider name of onnxruntime.
-
-        Names are case-insensitive and may leave out ``ExecutionProvider``.
-
-        Raises:
-            OptionError: an empty name, or an option that is not ``key=value``.
-        """
-        if isinstance(text, Provider):
-            return text
-        name, _, rest = text.strip().partition(":")
-        if not name:
-            raise OptionError(f"provider {printable(text)!r}: expected cpu, cuda or NAME[:option=value,...]")
-        options = []
-        for item in filter(None, (part.strip() for part in rest.split(","))):
-            key, equals, value = item.partition("=")
-            if not equals or not key.strip():
-                raise OptionError(f"provider {printable(text)!r}: option {printable(item)!r} is not key=value")
-            options.append((key.strip(), value.strip()))
-        return cls(_full_name(name.strip()), tuple(options))
-
-    @property
-    def short(self) -> str:
-        """The name without ``ExecutionProvider``, in lower case."""
-        return self.name.removesuffix("ExecutionProvider").lower()
-
-    def __str__(self) -> str:
-        return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.options) if self.options else "")
-
-
-CPU = Provider()
-CUDA = Provider("CUDAExecutionProvider")
-
-
-def _full_name(name: str) -> str:
-    known = {full.lower(): full for full in _SHORT.values()}
-    bare = name.lower().removesuffix("executionprovider")
-    if bare in _SHORT:
-        return _SHORT[bare]
-    return known.get(
-        f"{bare}executionprovider", name if name.endswith("ExecutionProvider") else f"{name}ExecutionProvider"
-    )
 
 
 def onnxruntime() -> Any:
@@ -116,55 +53,6 @@ def onnxruntime() -> Any:
     return module
 
 
-def providers() -> tuple[str, ...]:
-    """Names of the execution providers that the installed onnxruntime was built with."""
-    return tuple(onnxruntime().get_available_providers())
-
-
-@dataclass(slots=True)
-class Session:
-    """A model that can be run.
-
-    Attributes:
-        inputs: names of the inputs that must be fed, in the model's order.
-        outputs: names of the outputs, in the model's order.
-        providers: execution providers in use, in order of preference; ``("ReferenceEvaluator",)`` for the reference.
-        evaluator: what evaluates it, with its version, e.g. ``onnxruntime 1.27.0``.
-        raw: the ``onnxruntime.InferenceSession``, or the ``onnx.reference.ReferenceEvaluator``.
-        foreign_nodes: nodes that stand on the CPU although another provider was asked for; None when not known.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    providers: tuple[str, ...]
-    evaluator: str
-    raw: Any
-    foreign_nodes: int | None = None
-    _run_options: Any = None
-    _keep: list[Any] = field(default_factory=list)  # what the session borrows: OrtValues, a temporary folder
-
-    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Evaluate the model once.
-
-        Args:
-            feeds: an array per input; entries for tensors that are no input are left out.
-            outputs: names to return; all of them by default.
-
-        Raises:
-            RuntimeMissingError: the evaluator failed on this model with these inputs.
-        """
-        names = list(self.outputs if outputs is None else outputs)
-        given = {name: feeds[name] for name in self.inputs if name in feeds}
-        try:
-            if self._run_options is None:
-                values = self.raw.run(names, given)
-            else:
-                values = self.raw.run(names, given, self._run_options)
-        except Exception as error:  # onnxruntime's exceptions have no common base; the reference raises anything
-            raise RuntimeMissingError(f"{self.evaluator} cannot run the model: {_first_line(error)}") from error
-        return dict(zip(names, values, strict=True))
-
-
 def open_session(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
@@ -174,6 +62,7 @@ def open_session(
     tf32: bool = False,
     cuda_graph: bool = False,
     spin: bool = False,
+    arena: bool = True,
     base_dir: str | os.PathLike[str] | None = None,
     initializers: Mapping[str, NDArray[Any]] | None = None,
     external: Mapping[str, NDArray[Any]] | None = None,
@@ -190,6 +79,7 @@ def open_session(
         tf32: allow TF32 in CUDA matrix products; an explicit ``use_tf32`` among the provider's options wins.
         cuda_graph: capture and replay a CUDA graph (fixed shapes and device buffers only).
         spin: let idle threads spin; off, so that sessions in one process do not fight for cores.
+        arena: keep memory from one run to the next, on the CPU.
         base_dir: folder of the external data, for a model that does not come as a path.
         initializers: values that replace initializers of the main graph by name; shape and type must stay.
         external: values of initializers that the model marks as external data, so that nothing is read for them.
@@ -204,6 +94,7 @@ def open_session(
     asked = Provider.parse(provider)
     _require(ort, asked)
     options = _session_options(ort, optimize, threads, spin, profile)
+    options.enable_cpu_mem_arena = arena
     if asked.name != CPU.name:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if base_dir is not None and not isinstance(model, str | os.PathLike):
@@ -223,7 +114,7 @@ def open_session(
     try:
         raw = ort.InferenceSession(_source(model), options, providers=chosen, provider_options=chosen_options)
     except Exception as error:  # onnxruntime's exceptions derive from Exception directly
-        raise RuntimeMissingError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
+        raise RuntimeMissingError(f"onnxruntime cannot open the model: {first_line(error)}") from error
     in_use = tuple(raw.get_providers())
     if asked.name not in in_use:
         raise ProviderError(
@@ -242,31 +133,6 @@ def open_session(
         foreign_nodes=_foreign_nodes(raw, asked),
         _run_options=quiet,
         _keep=keep,
-    )
-
-
-def open_reference(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Session:
-    """Open ``onnx.reference.ReferenceEvaluator``: slow, but knows bfloat16, float64 and rare operators.
-
-    Raises:
-        RuntimeMissingError: the reference evaluator does not know the model's operators either.
-    """
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    try:
-        raw = ReferenceEvaluator(os.fspath(model) if isinstance(model, os.PathLike) else model)
-    except Exception as error:  # NotImplementedError, RuntimeError, TypeError, ...: whatever its operators raise
-        raise RuntimeMissingError(
-            f"the onnx reference evaluator cannot open the model: {_first_line(error)}"
-        ) from error
-    given = set(getattr(raw, "rt_inits_", ()))
-    return Session(
-        inputs=tuple(name for name in raw.input_names if name not in given),
-        outputs=tuple(raw.output_names),
-        providers=("ReferenceEvaluator",),
-        evaluator=f"onnx.reference {onnx.__version__}",
-        raw=raw,
     )
 
 
@@ -329,9 +195,3 @@ def _foreign_nodes(raw: Any, asked: Provider) -> int | None:
         return sum(len(group.get_nodes()) for group in groups if group.ep_name != asked.name)
     except Exception:  # older builds lack the method, plugin providers may refuse it: not worth failing for
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return printable(line if len(line) <= 400 else line[:400] + " ...")

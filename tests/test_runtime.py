@@ -176,6 +176,33 @@ def test_a_failing_run_is_one_line(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_models_above_two_gigabytes_come_as_paths(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "PROTOBUF_LIMIT", 10)
+    with pytest.raises(RuntimeMissingError, match="give it as a path"):
+        open_session(linear())
+    onnx.save(linear(), tmp_path / "m.onnx")
+    assert open_session(tmp_path / "m.onnx").run(X)["y"].tolist() == [[3.0, 0.0]]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_nodes_that_fell_back_are_counted_where_onnxruntime_tells(pretends_to_have_cuda, monkeypatch, tells):
+    def group(name, nodes):
+        return types.SimpleNamespace(ep_name=name, get_nodes=lambda: nodes)
+
+    def assignment(_):
+        if not tells:
+            raise RuntimeError("not recorded")
+        return [group("CUDAExecutionProvider", ["a"]), group("CPUExecutionProvider", ["b", "c"])]
+
+    monkeypatch.setattr(FakeSession, "get_providers", lambda _: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    for name in ("disable_fallback", "get_inputs", "get_outputs"):
+        monkeypatch.setattr(FakeSession, name, lambda _: [], raising=False)
+    monkeypatch.setattr(FakeSession, "get_provider_graph_assignment_info", assignment, raising=False)
+    session = open_session(linear(), provider="cuda")
+    assert session.foreign_nodes == (2 if tells else None)
+    assert session.providers[0] == "CUDAExecutionProvider"
+
+
 def test_the_reference_evaluator_answers_the_same_way():
     session = open_reference(linear())
     assert session.run(X, ["y"])["y"].tolist() == [[3.0, 0.0]]

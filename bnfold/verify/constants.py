@@ -76,15 +76,7 @@ class ConstantValues:
 
     def _stored(self, view: View, name: str) -> TensorProto | None:
         home = view.home(name)
-        if home is None:
-            return None
-        tensor = home.initializers.get(name)
-        if tensor is not None:
-            return tensor
-        node = home.producers.get(name)
-        if node is None or node.op != "Constant":
-            return None
-        return next((a.t for a in node.proto.attribute if a.name == "value"), None)
+        return home.stored(name) if home is not None else None
 
     def prepare(self, wanted: Iterable[tuple[View, str]]) -> None:
         """Evaluate expressions of the main graph that will be asked for, all in one session."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +13,18 @@ from bnfold.verify.channels import compare_channels
 from bnfold.verify.noise import epsilon, is_float, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from bnfold.verify.sites import Key, Site
     from bnfold.verify.types import TensorType
 
-__all__ = ["InPlace", "batches", "compare_site"]
+__all__ = ["Group", "InPlace", "batches", "compare_site"]
 
-_EXPOSED_BYTES = 128 << 20  # per model; three are held at a time
+_EXPOSED_BYTES = 64 << 20  # per model; three are held at a time
 _UNKNOWN_BYTES = 4 << 20
-_SEES = (
-    1e-3  # a tolerance below this fraction of a channel's spread sees a weight that is wrong by a tenth of a percent
-)
+_SEES = 1e-3  # a tolerance below this part of a channel's spread sees a weight that is wrong by a tenth of a percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +51,34 @@ class InPlace:
     sees: bool
 
 
-def batches(sites: Sequence[Site], types: Mapping[Key, TensorType]) -> Iterator[list[Site]]:
-    """Groups of sites whose tensors fit into memory together."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sites whose tensors fit into memory together, with the bytes that these take."""
+
+    sites: tuple[Site, ...] = ()
+    nbytes: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        return [site.tensor for site in self.sites]
+
+
+def batches(sites: Sequence[Site], types: Mapping[Key, TensorType]) -> list[Group]:
+    """All sites of the main graph in groups; at least one, which may be empty."""
+    groups: list[Group] = []
     group: list[Site] = []
     total = 0
     for site in sites:
         if not site.in_main_graph:
             continue
         dims = types.get(site.key, (1, None))[1]
-        size = 4 * int(np.prod([d or 1 for d in dims])) if dims is not None else _UNKNOWN_BYTES
+        size = 4 * math.prod(d or 1 for d in dims) if dims is not None else _UNKNOWN_BYTES
         if group and total + size > _EXPOSED_BYTES:
-            yield group
+            groups.append(Group(tuple(group), total))
             group, total = [], 0
         group.append(site)
         total += size
-    if group:
-        yield group
+    return [*groups, Group(tuple(group), total)]
 
 
 def compare_site(site: Site, original: NDArray[Any], folded: NDArray[Any], perturbed: NDArray[Any]) -> InPlace | None:

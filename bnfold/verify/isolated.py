@@ -93,5 +93,5 @@ def _main(task: str, answer: str) -> None:
     Path(answer).write_bytes(pickle.dumps(result))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - runs in the child process only
     _main(sys.argv[1], sys.argv[2])

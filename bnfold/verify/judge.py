@@ -57,6 +57,7 @@ class Judge:
         self.unchecked: list[str] = []
         self.cases: list[Case] = []
         self.in_place: dict[Key, inplace.InPlace] = {}
+        self.opened: Session | None = None  # the original, once it has run
         self.failed = ""  # why the models cannot be run as a whole
 
     def run(self) -> VerifyReport:
@@ -70,8 +71,11 @@ class Judge:
             return self._report(Structure(tuple(problems), tuple(notes), counts), (), [])
         pairing = pair(*self.views)
         runnable = self._find_inputs()
+        whole = Whole(self.evaluation, self.options, self.clock, self.views[0].outputs, self.opened)
+        if self.cases:
+            whole.begin()
         pairing = self.check.run(pairing, self.cases[0].feeds if self.cases else {}, runnable=runnable)
-        outputs = self._compare_outputs(pairing)
+        outputs = self._compare_outputs(pairing, whole)
         sites = self._site_results(pairing)
         structure = Structure((), tuple(notes), counts, pairing.identical, len(pairing.sites), pairing.complete)
         random = any(node.op in RANDOM_OPERATORS for view in self.views[0].walk() for node in view.nodes)
@@ -99,6 +103,8 @@ class Judge:
         self.cases = given + self._made(specs, session, have_some=bool(given))
         if self.evaluation.reference:
             self.cases = self.cases[:_REFERENCE_CASES]
+        else:
+            self.opened = session
         return True
 
     def _made(self, specs: Sequence[Any], session: Session, *, have_some: bool) -> list[Case]:
@@ -148,38 +154,29 @@ class Judge:
 
     # -- whole models --------------------------------------------------------------------------------------------
 
-    def _compare_outputs(self, pairing: Pairing) -> list[OutputResult]:
+    def _compare_outputs(self, pairing: Pairing, whole: Whole) -> list[OutputResult]:
         names = tuple(self.views[0].outputs)
         judge = OutputJudge(names, self.options)
         if not self.cases:
             return judge.results()
-        groups = list(inplace.batches(pairing.sites, self.check.entering.types)) or [[]]
-        whole = Whole(self.evaluation, self.options, self.clock, names)
+        groups = inplace.batches(pairing.sites, self.check.entering.types)
 
-        def collect(case: Case, runs: Runs) -> None:
-            self._in_place(groups[0], runs)
-            judge.add(case.name, runs["a"], runs["b"], others(runs))
-            self._expected(case, runs["a"])
+        def use(case: Case, runs: Runs, number: int) -> None:
+            self._in_place(groups[number].sites, runs)
+            if number == 0:
+                judge.add(case.name, runs["a"], runs["b"], others(runs))
+                self._expected(case, runs["a"])
 
         try:
-            whole.run(self.cases, [site.tensor for site in groups[0]], collect)
+            whole.run(self.cases, groups, use)
         except BrokenError as broken:
             return [OutputResult(name, DIFFERENT, note=str(broken)) for name in names]
         except RuntimeMissingError as error:
             self.failed = str(error)
             return judge.results()
         self.unchecked += [f"inputs: {name}" for name in whole.skipped]
-        for group in groups[1:]:
-            self._one_group(whole, group)
+        self.unchecked += [f"{name} in place" for number in whole.late for name in groups[number].names]
         return self._ties(judge.results(), pairing)
-
-    def _one_group(self, whole: Whole, group: Sequence[Site]) -> None:
-        """Compare further sites in place, on the first inputs."""
-        if self.clock.over():
-            self.unchecked += [f"{site.tensor} in place" for site in group]
-            return
-        with contextlib.suppress(BrokenError, RuntimeMissingError):  # these sites have their local check
-            whole.run(self.cases[:1], [site.tensor for site in group], lambda _, runs: self._in_place(group, runs))
 
     def _in_place(self, group: Sequence[Site], runs: Runs) -> None:
         for site in group:

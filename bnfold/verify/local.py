@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Entering", "LocalChecker", "LocalResult"]
 
 _CONSTANT_BYTES = 64 << 20  # constants per probe; up to four copies of them are in memory
-_ACTIVATION_BYTES = 64 << 20
+_ACTIVATION_BYTES = 256 << 20  # tensors that enter and leave the sites of a probe, all copies together
+_COPIES = 10  # of a piece in a probe
 _SITES = 128
 _SHIFT_POSITIONS = 3
 _FEW = 16  # samples per channel that are wanted
@@ -109,11 +110,13 @@ class LocalChecker:
         if any(ours[domain] != theirs[domain] for domain in ours.keys() & theirs.keys()):
             self.failures.update({site.key: "the models are of different opsets" for site in sites})
             return results
-        for done, batch in self._batches(sites):
+        done = 0
+        for batch in self._batches(sites, entering.types):
             if self.clock.over():
                 self.failures.update({site.key: "the budget was used up" for site in batch})
                 continue
-            self.clock.tell("checking sites", done / max(len(sites), 1))
+            self.clock.tell("checking sites", done / len(sites))
+            done += len(batch)
             for values, side in zip(self.values, ("original", "folded"), strict=True):
                 values.prepare([c for site in batch for c in getattr(site, side).constants])
             self._check(batch, entering, results)
@@ -121,18 +124,23 @@ class LocalChecker:
                 values.forget()
         return results
 
-    def _batches(self, sites: Sequence[Site]) -> Iterator[tuple[int, list[Site]]]:
+    def _batches(self, sites: Sequence[Site], types: Mapping[Key, TensorType]) -> Iterator[list[Site]]:
+        """Sites that fit into one probe; those that need many draws by themselves, so that others need not wait."""
+        few = {site.key for site in sites if shaping.few_samples(types.get(site.key), _FEW)}
         batch: list[Site] = []
-        total = start = 0
-        for number, site in enumerate(sites):
-            size = sum(self.values[0].source.constant_bytes(view, name) for view, name in site.original.constants)
-            if batch and (total + size > _CONSTANT_BYTES or len(batch) >= _SITES):
-                yield start, batch
-                batch, total, start = [], 0, number
+        constants = activations = 0
+        for site in sorted(sites, key=lambda site: site.key in few):
+            weights = sum(self.values[0].source.constant_bytes(view, name) for view, name in site.original.constants)
+            values = 4 * _COPIES * shaping.elements(site, types)
+            full = constants + weights > _CONSTANT_BYTES or activations + values > _ACTIVATION_BYTES
+            if batch and (full or len(batch) >= _SITES or (site.key in few) != (batch[0].key in few)):
+                yield batch
+                batch, constants, activations = [], 0, 0
             batch.append(site)
-            total += size
+            constants += weights
+            activations += values
         if batch:
-            yield start, batch
+            yield batch
 
     def _check(self, batch: Sequence[Site], entering: Entering, results: dict[Key, LocalResult]) -> None:
         """Check a batch; when it cannot be run as a whole, its halves."""
@@ -234,6 +242,8 @@ class LocalChecker:
         a, b = copies["a"], copies["b"]
         if a.shape != b.shape or a.dtype != b.dtype:
             return LocalResult("different", ratio=np.inf, note=f"shape {a.shape} became {b.shape}")
+        if not a.size:
+            return LocalResult("inconclusive", note="it has no elements")
         if a.dtype.kind != "f":
             wrong = int(np.count_nonzero(a != b))
             return LocalResult(
@@ -260,8 +270,6 @@ def jumps(site: Site) -> bool:
 
 def summarise(errors: ChannelErrors) -> LocalResult:
     """Reduce the channels of one draw to the worst one."""
-    if not errors.ratio.size:
-        return LocalResult("inconclusive", note="it has no elements")
     worst = int(np.argmax(errors.ratio))
     spread = float(errors.spread[worst])
     return LocalResult(

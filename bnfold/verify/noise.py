@@ -48,8 +48,8 @@ def widened(array: NDArray[Any]) -> NDArray[Any]:
         return array.astype(np.float32)
 
 
-def one_ulp_away(array: NDArray[Any], seed: int) -> NDArray[Any]:
-    """Every element moved to a neighbour in its own float type, up or down by chance.
+def one_ulp_away(array: NDArray[Any], seed: int, *, opposite: bool = False) -> NDArray[Any]:
+    """Every element moved to a neighbour in its own float type, up or down by chance; ``opposite`` the other way.
 
     Zeros, NaN, infinities and the largest finite numbers stay.
     """
@@ -59,7 +59,8 @@ def one_ulp_away(array: NDArray[Any], seed: int) -> NDArray[Any]:
     bits = np.ascontiguousarray(array).view(kind)
     magnitude = bits & kind(everything)
     moves = (magnitude != 0) & (magnitude < kind(largest))
-    moved = bits + signs(array.size, seed).reshape(bits.shape) * moves
+    directions = signs(array.size, seed).reshape(bits.shape) * moves
+    moved = bits - directions if opposite else bits + directions
     return np.asarray(moved.astype(kind, copy=False)).view(array.dtype).reshape(array.shape)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from onnx import TensorProto
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from bnfold.verify.types import TensorType
     from bnfold.verify.view import ViewNode
 
-__all__ = ["FLOATS", "POSITIONS", "channel_axes", "frontier_shapes", "steered", "terms"]
+__all__ = ["FLOATS", "POSITIONS", "channel_axes", "elements", "few_samples", "frontier_shapes", "steered", "terms"]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # Operators that treat every position alike, so that a smaller picture tests them as well as a large one.
@@ -64,7 +65,8 @@ def frontier_shapes(
     Args:
         sites: the sites.
         types: what is known about the tensors.
-        small: let pictures be smaller and batches larger than in the model, where the operators allow it.
+        small: let pictures be smaller and batches larger than in the model, where the operators allow it, and nothing
+            be empty.
         positions: pixels along each axis of such a picture, besides what kernels reach.
     """
     shapes: dict[Key, tuple[int, ...]] = {}
@@ -81,10 +83,34 @@ def frontier_shapes(
                 dims = guess
             if dims is None or any(d is None for d in dims):
                 return None
-            shape = tuple(int(d or 0) for d in dims)
+            shape = tuple(max(int(d or 0), 1 if small else 0) for d in dims)  # no boxes found, say, proves nothing
             wanted = shape if reach is None else _shrunk(site, shape, reach + positions)
             shapes[key] = tuple(map(max, shapes.get(key, wanted), wanted)) if key not in fixed else shape
     return shapes
+
+
+def elements(site: Site, types: Mapping[Key, TensorType]) -> int:
+    """About how many numbers enter and leave a site when it is checked; 0 when that is not known."""
+    shapes = frontier_shapes([site], types, small=True)
+    if not shapes:
+        return 0
+    entering = sum(map(math.prod, shapes.values()))
+    whole = sum(_size(types.get(key)) for key in shapes)
+    return entering + (entering * _size(types.get(site.key)) // whole if whole else 0)
+
+
+def few_samples(made: TensorType | None, wanted: int) -> bool:
+    """Whether one run gives fewer samples per channel than wanted, as behind a global pooling."""
+    return (
+        made is not None
+        and made[1] is not None
+        and len(made[1]) > 2
+        and math.prod(d or 1 for d in made[1][2:]) * _BATCH < wanted
+    )
+
+
+def _size(found: TensorType | None) -> int:
+    return math.prod(d or 1 for d in found[1]) if found is not None and found[1] is not None else 0
 
 
 def _reach(site: Site, entering: TensorType | None) -> int | None:
@@ -112,7 +138,7 @@ def _kernel(node: ViewNode) -> list[int]:
     if node.op not in ("Conv", "ConvTranspose") or len(node.inputs) < 2:
         return []
     home = node.view.home(node.inputs[1])
-    tensor = home.initializers.get(node.inputs[1]) if home is not None else None
+    tensor = home.stored(node.inputs[1]) if home is not None else None
     return list(tensor.dims)[2:] if tensor is not None else [7]
 
 
@@ -121,7 +147,7 @@ def _per_channel(node: ViewNode, name: str, *, last: bool) -> bool:
     home = node.view.home(name)
     if home is None or name not in home.constants:
         return True
-    tensor = home.initializers.get(name)
+    tensor = home.stored(name)
     if tensor is None:
         return False
     dims = list(tensor.dims)
@@ -143,7 +169,7 @@ def _guess(site: Site, key: Key) -> tuple[int, ...] | None:
         if node.op not in ("Conv", "ConvTranspose", "Gemm") or node.inputs[0] != key[1] or len(node.inputs) < 2:
             continue
         home = node.view.home(node.inputs[1])
-        tensor = home.initializers.get(node.inputs[1]) if home is not None else None
+        tensor = home.stored(node.inputs[1]) if home is not None else None
         if tensor is None:
             return None
         attributes = {a.name: a.i for a in node.proto.attribute}
@@ -172,11 +198,10 @@ def steered(site: Site) -> frozenset[Key]:
         for node in region.nodes:
             for position in _STEERED.get(node.op, ()):
                 if position < len(node.inputs) and node.inputs[position]:
-                    home = node.view.home(node.inputs[position])
-                    if home is not None:
-                        found.add((home.path, node.inputs[position]))
+                    home = node.view.home(node.inputs[position]) or node.view
+                    found.add((home.path, node.inputs[position]))
             for name in node.reads():
-                home = node.view.home(name)
-                if home is not None and name in home.fixed:
-                    found.add((home.path, name))
+                owner = node.view.home(name)
+                if owner is not None and name in owner.fixed:
+                    found.add((owner.path, name))
     return frozenset(found & set(site.frontier()))

@@ -248,8 +248,8 @@ class _Pairer:
 
     def _same_constant(self, a: View, x: str, b: View, y: str) -> bool:
         home, other = a.home(x), b.home(y)
-        if home is None or other is None:
-            return False
+        assert home is not None, "only constants are compared, and these have a scope"
+        assert other is not None
         pairs = ((home.path, x), (other.path, y))
         if pairs not in self.constants:
             self.constants[pairs] = False

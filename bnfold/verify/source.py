@@ -90,7 +90,7 @@ class Source:
     def constant_bytes(self, view: View, name: str) -> int:
         """Bytes of a stored constant; 0 for one that is computed."""
         home = view.home(name)
-        tensor = home.initializers.get(name) if home is not None else None
+        tensor = home.stored(name) if home is not None else None
         return 0 if tensor is None else self.nbytes(tensor)
 
     def same(self, tensor: onnx.TensorProto, other: Source, theirs: onnx.TensorProto) -> bool:
@@ -140,6 +140,7 @@ class Source:
             provider=provider,
             optimize=optimize,
             threads=threads,
+            arena=not expose,  # what is exposed is looked at once
             base_dir=self._folder(),
             initializers=replaced,
             external=external,

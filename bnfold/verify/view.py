@@ -146,6 +146,14 @@ class View:
             view = view.parent
         return view
 
+    def stored(self, name: str) -> TensorProto | None:
+        """The tensor that this scope stores a constant as: an initializer or a ``Constant``; None for all others."""
+        tensor = self.initializers.get(name)
+        node = self.producers.get(name)
+        if tensor is not None or node is None or node.op != "Constant":
+            return tensor
+        return next((a.t for a in node.proto.attribute if a.name == "value"), None)
+
     def walk(self) -> Iterator[View]:
         """This scope and all below it."""
         yield self

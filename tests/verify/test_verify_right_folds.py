@@ -133,3 +133,16 @@ def test_a_scale_that_moved_on_to_the_next_layer():
     report = verify(*models)
     assert report.verdict == "equal", report.reason
     assert "another value under the same name" in report.sites[-1].note
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shifts_that_cancel(seed):
+    """Where beta is almost mean * scale, one rounding of either is much of what is left, and two may hide each other."""
+    channels = 4096
+    random = np.random.default_rng(seed)
+    gamma, mean, var = (random.uniform(low, high, channels) for low, high in ((1, 2), (0.01, 1), (0.003, 0.02)))
+    beta = gamma * mean / np.sqrt(var + 0.01) * random.uniform(0.97, 1.03, channels)
+    values = {"gamma": gamma, "beta": beta, "mean": mean, "var": var, "b": np.zeros(channels)}
+    pair = Pair(channels=channels, values={name: value.astype(np.float32) for name, value in values.items()})
+    report = verify(pair.original(), pair.folded(), folds=[pair.fold()])
+    assert report.verdict == "equal", report.reason
