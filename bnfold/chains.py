@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnfold import read
+from bnfold import gelu, read
 from bnfold.absorb import matmul
 from bnfold.graph import Node
 from bnfold.plan import Chain, ScopePlan, compose
@@ -42,10 +42,14 @@ def _unused(plan: ScopePlan, node: Node) -> bool:
 
 def collect(plan: ScopePlan) -> None:
     """Read every affine of the scope and tie those in a row together."""
+    activations = gelu.members(plan.scope)
     for node in plan.scope.nodes:
         if not read.is_affine_operator(node) or node.index in plan.dead:
             continue
         found = _read(plan, node)
+        if isinstance(found, AffineNode) and node.index in activations:
+            erf = activations[node.index].label
+            found = Refusal("activation", f"it is part of the Gelu around '{erf}', which runtimes fuse", erf)
         if isinstance(found, Refusal):
             plan.refused[node.index] = found
         elif found is not None:

@@ -90,6 +90,12 @@ CODES: dict[str, Explanation] = {
         "Nothing to do: the norm is in a place where it cannot fold. Conv - BatchNorm - activation is the "
         "order that folds.",
     ),
+    "activation": Explanation(
+        "The operator is part of an activation that is written out: the Gelu, 0.5 * x * (1 + erf(x / sqrt(2))).",
+        "Runtimes fuse the whole of it and know it by its shape; with a factor moved into the next layer it is one "
+        "operator shorter and slower.",
+        "Nothing to do.",
+    ),
     "sign": Explanation(
         "A scale is negative, and the operator in between passes only scales that are not.",
         "max(-x) is not -max(x): pooling and ReLU commute with positive scales only.",

@@ -281,7 +281,12 @@ class Walker:
 
     def _excluded(self, node: Node, step: carry.Step) -> Refusal | None:
         """A node whose constants must not change."""
-        return self._plan.excluded_hosts.get(node.index) if step.edits else None
+        if not step.edits:
+            return None
+        stays = self._plan.refused.get(node.index)
+        if stays is not None and stays.code in ("activation", "excluded"):
+            return Refusal("blocked", f"the constant of {node.op} '{node.label}' is to stay as it is", node.label)
+        return self._plan.excluded_hosts.get(node.index)
 
     def _meet(self, route: Route, node: Node, affine: Affine, *, into: bool) -> Refusal | None:
         """An affine operator that stays is in the way, or takes the other one in when merging."""

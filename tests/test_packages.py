@@ -28,8 +28,8 @@ MODELS = [
     (OCR, "ch_ppocr_mobile_v2.0_cls_infer", (1, 3, 48, 192), 35, 0, {"shared-output"}),
     (LAYOUT, "layout_cdla", (1, 3, 800, 608), 94, 0, None),
     (NSFW, "open_nsfw", (1, 224, 224, 3), 0, 0, set()),
-    (EEG, "spindle-detector-eeg", (1, 1, 7500), 12, 4, {"shared-output", "blocked", "shift"}),
-    (EEG, "spindle-detector-ieeg", (1, 1, 7500), 12, 4, {"shared-output", "blocked", "shift"}),
+    (EEG, "spindle-detector-eeg", (1, 1, 7500), 12, 4, {"activation", "blocked", "shift"}),
+    (EEG, "spindle-detector-ieeg", (1, 1, 7500), 12, 4, {"activation", "blocked", "shift"}),
 ]
 
 

@@ -1,0 +1,78 @@
+"""A Gelu that is written out stays whole, so that runtimes still fuse it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from helpers import Case, build, case, count, fold, folds, kept
+
+X, W, V = "float[2,4,5,5] x", (4, 4, 1, 1), (3, 4, 1, 1)
+ROOT, ONE, HALF = np.float32(2**0.5), np.float32(1), np.float32(0.5)
+NUMBERS = {"W": W, "V": V, "r": ROOT, "i": np.float32(0.5**0.5), "one": ONE, "half": HALF}
+C = "c = Conv(x, W)\n"
+ERF = "d = Div(c, r)\ne = Erf(d)\na = Add(e, one)\n"
+FORMS = {
+    "the half last": ERF + "m = Mul(c, a)\ng = Mul(m, half)\n",
+    "the half first": ERF + "h = Mul(c, half)\ng = Mul(h, a)\n",
+    "the half on the sum": ERF + "s = Mul(a, half)\ng = Mul(c, s)\n",
+    "a product in front": "d = Mul(c, i)\ne = Erf(d)\na = Add(one, e)\nm = Mul(a, c)\ng = Mul(half, m)\n",
+}
+THREE = "activation activation activation"
+
+
+@pytest.mark.parametrize(
+    "case", [kept(name, THREE, X, C + form + "y = Conv(g, V)", **NUMBERS) for name, form in FORMS.items()]
+)
+def test_stays(case: Case) -> None:
+    case.keeps()
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_its_constants_stay_too(form: str) -> None:
+    """A scale from behind could go into the half, which would then be a vector."""
+    model = build(X, C + form + "n = BNscale4(g)\ny = Relu(n)", **NUMBERS)
+    assert fold(model).model.SerializeToString() == model.SerializeToString()
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_norms_around_it_fold(form: str) -> None:
+    numbers = {name: value for name, value in NUMBERS.items() if name != "V"}
+    model = build(
+        X,
+        form.replace("c", "n").join(("c = Conv(x, W)\nn = BN4(c)\n", "p = BNscale4(g)\ny = Conv(p, V)")),
+        V=V,
+        **numbers,
+    )
+    folded = folds(model, affines=3, exact=False)
+    assert count(folded, "Erf") == 1
+
+
+def test_onnxruntime_fuses_it(tmp_path: Path) -> None:
+    model = build(X, C + "n = BN4(c)\n" + FORMS["the half last"].replace("c", "n") + "y = Conv(g, V)", **NUMBERS)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(fold(model).model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert count(onnx.load(tmp_path / "optimised.onnx"), "Gelu") == 1
+
+
+ALMOST = [
+    case("no sum", X, C + "d = Div(c, r)\ne = Erf(d)\nm = Mul(c, e)\ng = Mul(m, half)\ny = Conv(g, V)", **NUMBERS),
+    case(
+        "another tensor",
+        "float[2,4,5,5] x, float[2,4,5,5] z",
+        C + ERF + "m = Mul(z, a)\ng = Mul(m, half)\ny = Conv(g, V)",
+        **NUMBERS,
+    ),
+    case("no half", X, C + ERF + "m = Mul(c, a)\ny = Conv(m, V)", **NUMBERS),
+]
+
+
+@pytest.mark.parametrize("case", ALMOST)
+def test_what_is_no_gelu_is_as_free_as_ever(case: Case) -> None:
+    model = case.model()
+    assert all(entry.code != "activation" for entry in fold(model).report.kept)
