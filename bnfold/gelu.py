@@ -21,7 +21,7 @@ def members(scope: Scope) -> dict[int, Node]:
 
 
 def _around(erf: Node) -> list[int]:
-    """The division in front of Erf, the addition behind it, and the multiplication by a half; none if one is missing."""
+    """The division in front of Erf, the addition behind it, and the product with a half; none if one is missing."""
     scope = erf.scope
     division, addition = scope.producer(erf.inputs[0]), _only_reader(scope, erf.outputs[0])
     if division is None or division.op not in ("Div", "Mul") or addition is None or addition.op != "Add":

@@ -38,22 +38,30 @@ def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
     collect(plan)
     for chain in plan.chains:
         drop_identity(plan, chain)
+    while _route_all(plan) and any(chain.staying for chain in plan.chains):
+        pass  # what left towards consumers or merged can clear the way for others
+    return plan
+
+
+def _route_all(plan: ScopePlan) -> bool:
+    """Go through all chains that stay, each way once; whether the way may now be clear for more."""
     walker = Walker(plan)
     for chain in plan.chains:
         if chain.staying:
             _towards_producers(plan, walker, chain)
+    moved = False
     walker = Walker(plan)
     for chain in reversed(plan.chains):
         if chain.staying:
-            _towards_consumers(plan, walker, chain)
+            moved |= _towards_consumers(plan, walker, chain)
     merged = True
-    while merged:  # what merges can clear the way for others
+    while merged:
         walker = Walker(plan, merge=True)
         merged = False
         for chain in plan.chains:
             if chain.staying and merge(plan, walker, chain):
-                merged = True
-    return plan
+                merged = moved = True
+    return moved
 
 
 # -- routing -----------------------------------------------------------------------------------------------------------
@@ -104,19 +112,20 @@ def _towards_producers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
         plan.remove(each, keeps_input=False)
 
 
-def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
+def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     route = walker.forward(chain.output, chain.affine)
     refusal = route if isinstance(route, Refusal) else _worthwhile(chain, route)
     if refusal is None and isinstance(route, Route):
         plan.take(chain, route, backward=False)
         chain.routes.append(route)
         plan.remove(chain, keeps_input=True)
-        return
+        return True
     if chain.affine.scales and chain.affine.shifts and _split(plan, walker, chain):
-        return
+        return True
     assert chain.refusal is not None, "it was tried towards producers"
     assert refusal is not None
     chain.refusal = _tell(chain.refusal, refusal)
+    return False
 
 
 def _tell(back: Refusal, forth: Refusal) -> Refusal:

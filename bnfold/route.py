@@ -188,7 +188,7 @@ class Walker:
         """A tensor may change only when nobody but the route reads it."""
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
-        uses = self._plan.value_readers(tensor)
+        uses = [use for use in self._plan.value_readers(tensor) if self._looked_at(use.node)]
         for node, position in uses:
             if node.index in readers:
                 continue
@@ -200,6 +200,16 @@ class Walker:
             reader = uses[0].node.label
             return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)
         return None
+
+    def _looked_at(self, node: Node) -> bool:
+        """Whether anybody wants the values of what a node makes; of those that vanished, only shapes may be read."""
+        waiting = [node]
+        while waiting:
+            gone = self._plan.gone.get(waiting.pop().index)
+            if gone is None or gone.output in self._scope.output_set:
+                return True
+            waiting.extend(use.node for use in self._plan.value_readers(gone.output))
+        return False
 
     def _no_producer(self, tensor: str) -> Refusal:
         if tensor in self._scope.inputs:

@@ -26,6 +26,7 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mutants
+from hosts import hosts
 from subjects import subjects
 
 import bnfold
@@ -124,7 +125,7 @@ def break_model(name: str, original: onnx.ModelProto, tally: Tally, per_model: i
             tally.alarms.append(f"{name} (seed {seed}): {again.reason}")
     for mutant, fold in mutants.ignoring_padding(original):
         _judge(tally, BORDER, name, (original, original, mutant), fold, (fold,))
-    found = list(mutants.hosts(original, result.model, folds))
+    found = list(hosts(original, result.model, folds))
     if not found:
         return
     random = np.random.default_rng(zlib.crc32(name.encode()))
