@@ -144,6 +144,13 @@ def test_levels(level):
     assert open_session(linear(), optimize=level).run(X)["y"].tolist() == [[3.0, 0.0]]
 
 
+@pytest.mark.parametrize("arena", [True, False])
+def test_memory_is_kept_between_runs_unless_told_otherwise(arena):
+    session = open_session(linear(), arena=arena)
+    assert session.raw.get_session_options().enable_cpu_mem_arena is arena
+    assert session.run(X)["y"].tolist() == [[3.0, 0.0]]
+
+
 def test_initializers_can_be_replaced_and_external_ones_given():
     replaced = open_session(linear(), initializers={"w": np.eye(2, dtype=np.float32)})
     assert replaced.run(X)["y"].tolist() == [[1.0, 0.0]]

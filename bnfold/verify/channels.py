@@ -18,6 +18,8 @@ __all__ = ["ChannelErrors", "compare_channels", "rows"]
 # random walk over its K partial sums; one ulp on each weight moves it by sqrt(K) times less. Over 2,169 correct folds
 # (benchmarks/proof/margins.py) the largest error was below half of what this allows.
 _EVALUATION = 32.0
+# A shift is a sum of a few terms, and the patterns of signs leave no error of theirs out.
+_SHIFT = 8.0
 _PER_SQRT_TERM = 2.0
 # One rounding to 16 bits is at most half a unit per weight, which is what copy q moves every weight by. A scale that
 # was itself rounded to 16 bits before the product was adds up to two such units, and the sampling a little.
@@ -91,7 +93,7 @@ def compare_channels(
         noise = [n + (shift_noise if len(n) == len(shift_noise) else shift_noise.max(initial=0)) for n in noise]
     size = np.abs(a).max(1, initial=0).astype(np.float64)
     spread = a.std(1, dtype=np.float64) if a.shape[1] else np.zeros(len(a))
-    factor = _EVALUATION + _PER_SQRT_TERM * max(terms, 1.0) ** 0.5
+    factor = (_EVALUATION if len(moved) == 1 else _SHIFT) + _PER_SQRT_TERM * max(terms, 1.0) ** 0.5
     tolerances = [factor * noise[kind] + _OUTPUT_ULPS * epsilon * size for kind in (0, 1)]
     if "q" in taken:
         rounded = _distance(np.where(finite, b, 0), taken["q"], finite)

@@ -72,6 +72,7 @@ class Judge:
         pairing = pair(*self.views)
         runnable = self._find_inputs()
         whole = Whole(self.evaluation, self.options, self.clock, self.views[0].outputs, self.opened)
+        self.opened = None  # a large model is closed again
         if self.cases:
             whole.begin()
         pairing = self.check.run(pairing, self.cases[0].feeds if self.cases else {}, runnable=runnable)

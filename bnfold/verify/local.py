@@ -251,7 +251,7 @@ class LocalChecker:
             )
         worst: LocalResult | None = None
         for axis in shaping.channel_axes(site, a.ndim):
-            amount = shaping.terms(site.original, self.values[0], a.shape[axis] if a.ndim else 1)
+            amount = shaping.terms(site.original, self.values[0], a.shape[axis] if a.ndim else 1, shifts=shifts)
             errors = compare_channels(
                 copies, axis, terms=amount, shift_noise=learned.noise.get((site.key, axis)), jumps=jumps(site)
             )

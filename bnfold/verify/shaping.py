@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOATS", "POSITIONS", "channel_axes", "elements", "few_samples", "frontier_shapes", "steered", "terms"]
 
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # Operators that treat every position alike, so that a smaller picture tests them as well as a large one.
 _ANY_SIZE = frozenset(
@@ -32,11 +33,20 @@ _BATCH = 2
 _ROWS = 32  # samples for operators on matrices
 
 
-def terms(region: Region, values: ConstantValues, channels: int) -> float:
-    """Products that are summed up in one element of a region's target, estimated from its largest constant."""
+def terms(region: Region, values: ConstantValues, channels: int, *, shifts: bool) -> float:
+    """Products that are summed up in one element of a region's target, estimated from its largest constant.
+
+    For ``shifts`` zeros enter, and what is multiplied with zeros is no term.
+    """
+    idle = {
+        node.inputs[1]
+        for node in region.nodes
+        if shifts and node.op in _LINEAR and len(node.inputs) > 1 and ("", node.inputs[0]) in region.frontier
+    }
     largest = 1.0
     for view, name in region.constants:
-        largest = max(largest, values.nbytes(view, name) / 4)
+        if name not in idle:
+            largest = max(largest, values.nbytes(view, name) / 4)
     return max(1.0, largest / max(channels, 1))
 
 
