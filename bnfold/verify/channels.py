@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["ChannelErrors", "compare_channels", "rows"]
 
 # A sum of K products evaluated in another order, or with weights that were scaled before instead of after, moves by a
-# random walk over its K partial sums; one ulp on each weight moves it by sqrt(K) times less. Over 2,169 correct folds
-# (benchmarks/proof/margins.py) the largest error was below half of what this allows.
+# random walk over its K partial sums; one ulp on each weight moves it by sqrt(K) times less. Over 706 correct folds
+# (benchmarks/proof/margins.py) the largest error was below two thirds of what this allows.
 _EVALUATION = 32.0
 # A shift is a sum of a few terms, and the patterns of signs leave no error of theirs out.
 _SHIFT = 8.0
