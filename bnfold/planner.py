@@ -8,7 +8,7 @@ Affine operators in a row form a *chain* with one composed affine. Chains are ro
 4. what is left merges: a chain becomes the fewest operators, and chains with only carrying operators in between
 become one.
 
-A routed chain counts as the identity from then on.
+A routed chain counts as the identity from then on. The last three are repeated until nothing moves.
 """
 
 from __future__ import annotations
