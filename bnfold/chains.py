@@ -42,7 +42,7 @@ def _unused(plan: ScopePlan, node: Node) -> bool:
 
 def collect(plan: ScopePlan) -> None:
     """Read every affine of the scope and tie those in a row together."""
-    activations = gelu.members(plan.scope)
+    activations = gelu.members(plan.scope) if plan.limits.gelus else {}
     for node in plan.scope.nodes:
         if not read.is_affine_operator(node) or node.index in plan.dead:
             continue

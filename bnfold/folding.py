@@ -54,6 +54,7 @@ class FoldOptions:
         only: ``"all"``, or ``"batchnorm"`` to leave plain Mul, Add, Sub, Div and Neg alone.
         skip: names of nodes to leave (``operator:output`` for nodes without a name).
         skip_codes: refusal codes whose kept operators are not reported.
+        fold_gelu: fold what is part of a written-out Gelu too, for runtimes that do not fuse it.
         freeze: treat initializers that callers may override as constants; they leave the graph's inputs.
         verify: prove that the result is the same network before it is written or returned.
         strict: a fold that fails the proof is an error; otherwise it is taken back and the rest is kept.
@@ -64,6 +65,7 @@ class FoldOptions:
     only: str = "all"
     skip: tuple[str, ...] = ()
     skip_codes: tuple[str, ...] = ()
+    fold_gelu: bool = False
     freeze: bool = False
     verify: bool = True
     strict: bool = False
@@ -111,7 +113,8 @@ def self_contained(model: onnx.ModelProto, base_dir: str | os.PathLike[str] | No
 
 def limits_of(options: FoldOptions) -> Limits:
     excluded = Refusal("excluded", "excluded by an option", None)
-    return Limits(only_norms=options.only == "batchnorm", skip=dict.fromkeys(options.skip, excluded))
+    skip = dict.fromkeys(options.skip, excluded)
+    return Limits(only_norms=options.only == "batchnorm", gelus=not options.fold_gelu, skip=skip)
 
 
 def planned(model: Model, limits: Limits) -> tuple[list[Scope], dict[int, ScopePlan]]:

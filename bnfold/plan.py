@@ -27,11 +27,13 @@ class Limits:
 
     Attributes:
         only_norms: consider batch norms only, not plain Mul, Add, Sub, Div, Neg.
+        gelus: leave the affine operators that are part of a written-out Gelu.
         skip: labels of affine nodes to leave, with the reason.
         hosts: linear operators that must not take anything, by (scope path, node index).
     """
 
     only_norms: bool = False
+    gelus: bool = True
     skip: dict[str, Refusal] = field(default_factory=dict)
     hosts: dict[tuple[str, int], Refusal] = field(default_factory=dict)
 

@@ -94,7 +94,7 @@ CODES: dict[str, Explanation] = {
         "The operator is part of an activation that is written out: the Gelu, 0.5 * x * (1 + erf(x / sqrt(2))).",
         "Runtimes fuse the whole of it and know it by its shape; with a factor moved into the next layer it is one "
         "operator shorter and slower.",
-        "Nothing to do.",
+        "If the target does not fuse it, fold with --fold-gelu (fold_gelu=True).",
     ),
     "sign": Explanation(
         "A scale is negative, and the operator in between passes only scales that are not.",

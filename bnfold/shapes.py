@@ -31,7 +31,6 @@ _READS_SIZES = frozenset(
     ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze Tile TopK Unsqueeze
     """.split()
 )
-_WALK_LIMIT = 200
 
 __all__ = ["SAME_AS_FIRST", "Dim", "Dims", "Shapes"]
 
@@ -104,21 +103,26 @@ class Shapes:
     # -- how they are found --------------------------------------------------------------------------------------
 
     def _fill(self, name: str) -> None:
-        """Walk up iteratively (chains can be long) until shapes are known, then derive them on the way back."""
-        path: list[str] = []
-        current: str | None = name
-        while current is not None and current not in self._known and len(path) < _WALK_LIMIT:
+        """Derive a shape from those of its operands, and theirs first; iteratively, as chains can be long.
+
+        All that a shape depends on is asked for, so that an answer does not hinge on what was asked before.
+        """
+        waiting = [name]
+        begun: set[str] = set()
+        while waiting:
+            current = waiting[-1]
+            if current in self._known:
+                waiting.pop()
+                continue
             declared = self._direct(current)
-            if declared is not None and None not in declared:
-                self._known[current] = declared
-                break
-            path.append(current)
-            node = self._scope.producers.get(current)
-            current = _shape_source(node, current)
-            if current in path:
-                break
-        for tensor in reversed(path):
-            self._known[tensor] = _merge(self._direct(tensor), self._by_operator(tensor))
+            whole = declared is not None and None not in declared
+            if whole or current in begun:
+                self._known[current] = declared if whole else _merge(declared, self._by_operator(current))
+                waiting.pop()
+                continue
+            begun.add(current)
+            sources = _shape_sources(self._scope.producers.get(current), current)
+            waiting += [source for source in sources if source not in begun]
 
     def _direct(self, name: str) -> Dims | None:
         tensor = self._scope.initializers.get(name)
@@ -135,28 +139,21 @@ class Shapes:
         if node.op == "Constant":
             constant = self._scope.constants.get(name)
             return None if constant is None else constant.dims
-        source = _shape_source(node, name)
-        if source is None:
-            return self._broadcast(node) if node.op in _BROADCAST else _linear(node)
-        dims = self._known.get(source)
+        operands = [self._operand(source) for source in _shape_sources(node, name)]
+        if not operands:
+            return _linear(node)
+        if node.op in _BROADCAST:
+            return _broadcast(operands)
         if node.op == "Reshape":
-            return _reshaped(node, dims)
+            return _reshaped(node, operands[0])
         if node.op == "MatMul":
-            return _product_dims(dims, self._known.get(node.input(1)) or self._constant_dims(node.input(1)))
-        return dims if node.op in SAME_AS_FIRST else _derived(node, dims)
+            return _product_dims(*operands)
+        return operands[0] if node.op in SAME_AS_FIRST else _derived(node, operands[0])
 
-    def _broadcast(self, node: Node) -> Dims | None:
-        """A shape with a known rank and numbers where all operands agree; dims of 1 stretch."""
-        operands = [self._known.get(n) or self._constant_dims(n) for n in node.inputs]
-        if any(dims is None for dims in operands):
-            return None
-        shapes = [dims for dims in operands if dims is not None]
-        rank = max(map(len, shapes))
-        return tuple(_stretch([dims[axis] for dims in shapes if axis >= -len(dims)]) for axis in range(-rank, 0))
-
-    def _constant_dims(self, name: str) -> Dims | None:
-        constant = self._scope.constants.get(name)
-        return None if constant is None else constant.dims
+    def _operand(self, name: str) -> Dims | None:
+        dims = self._known.get(name)
+        constant = self._scope.constants.get(name) if dims is None else None
+        return dims if constant is None else constant.dims
 
     def _given(self) -> dict[str, Any]:
         """Types of the graph's inputs: the caller's promise, and the only declarations that are taken as proven."""
@@ -289,6 +286,15 @@ def _agree(near: Dim, far: Dim) -> Dim:
     return near
 
 
+def _broadcast(operands: list[Dims | None]) -> Dims | None:
+    """A shape with a known rank and numbers where all operands agree; dims of 1 stretch."""
+    shapes = [dims for dims in operands if dims is not None]
+    if len(shapes) != len(operands):
+        return None
+    rank = max(map(len, shapes))
+    return tuple(_stretch([dims[axis] for dims in shapes if axis >= -len(dims)]) for axis in range(-rank, 0))
+
+
 def _stretch(dims: list[Dim]) -> Dim:
     """The broadcast of one axis: a number above 1 wins; one shared name stays; otherwise not known."""
     numbers = {d for d in dims if isinstance(d, int) and d != 1}
@@ -300,12 +306,15 @@ def _stretch(dims: list[Dim]) -> Dim:
     return others.pop() if len(others) == 1 else None
 
 
-def _shape_source(node: Node | None, name: str) -> str | None:
-    """The input whose shape decides this output's, for operators where one does."""
+def _shape_sources(node: Node | None, name: str) -> list[str]:
+    """The inputs whose shapes decide this output's, for operators that are known here."""
     if node is None or not node.inputs or name != node.outputs[0]:
-        return None
-    follows = node.op in SAME_AS_FIRST or node.op in _DERIVED or node.op in ("MatMul", "Reshape")
-    return node.inputs[0] if follows else None
+        return []
+    if node.op in _BROADCAST:
+        return node.inputs
+    if node.op == "MatMul":
+        return node.inputs[:2]
+    return node.inputs[:1] if node.op in SAME_AS_FIRST or node.op in _DERIVED or node.op == "Reshape" else []
 
 
 def _linear(node: Node) -> Dims | None:

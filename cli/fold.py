@@ -46,6 +46,10 @@ def fold(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove that the result is the same network.")
     ] = True,
+    fold_gelu: Annotated[
+        bool,
+        typer.Option("--fold-gelu", help="Fold parts of written-out Gelus too, for runtimes that do not fuse them."),
+    ] = False,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Treat initializers that callers may override as constants.")
     ] = False,
@@ -107,6 +111,7 @@ def fold(
             only=only,
             skip=tuple(skip or ()),
             skip_codes=tuple(skip_code or ()),
+            fold_gelu=fold_gelu,
             freeze=freeze,
             verify=proving,
             strict=strict,

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from helpers import Case, build, case, count, fold, folds, kept
+from helpers import Case, assert_same, build, case, count, feeds_for, fold, folds, kept
+
+import bnfold
 
 X, W, V = "float[2,4,5,5] x", (4, 4, 1, 1), (3, 4, 1, 1)
 ROOT, ONE, HALF = np.float32(2**0.5), np.float32(1), np.float32(0.5)
@@ -76,3 +78,13 @@ ALMOST = [
 def test_what_is_no_gelu_is_as_free_as_ever(case: Case) -> None:
     model = case.model()
     assert all(entry.code != "activation" for entry in fold(model).report.kept)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_it_folds_when_asked_to(form: str) -> None:
+    """The half goes into the next layer: exact, as a half only changes the exponent."""
+    model = build(X, C + form + "y = Conv(g, V)", **NUMBERS)
+    folded = bnfold.fold(model, bnfold.FoldOptions(fold_gelu=True)).model
+    assert len(folded.graph.node) == len(model.graph.node) - 1
+    feeds = feeds_for(model)
+    assert_same(model, folded, feeds)

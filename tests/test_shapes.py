@@ -191,3 +191,17 @@ def test_what_is_not_known_stays_unknown() -> None:
     assert found.axis("nothing", -1) is None
     assert found.dim("x", 5) is None
     assert found.element_type("nothing") is None
+
+
+@pytest.mark.parametrize("first", ["a", "b", "c", "y"])
+def test_what_is_asked_first_does_not_matter(first: str) -> None:
+    nodes = "a = Relu(x)\nb = Transpose <perm=[0,1]> (z)\nc = MatMul(a, b)\ns = Add(c, a)\ny = Mul(b, s)"
+    found = scope(build("float[4,4] x, float[4,4] z", nodes, "float[p,q] y")).shapes
+    found.known_dims(first)
+    assert found.known_dims("y") == (4, 4)
+
+
+def test_long_chains_of_sums_are_walked_once() -> None:
+    nodes = "\n".join(f"a{i} = Add(a{i - 1}, a{i - 1})" for i in range(1, 3000))
+    found = scope(build("float[N,3] a0", nodes, "float[p,q] a2999")).shapes
+    assert found.known_dims("a2999") == ("N", 3)

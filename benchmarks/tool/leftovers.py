@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from collection import GROUPS, Entry, entries
 from measure import remove, spawn
-from tools import FROZEN, HERE, PEERS, Tools
+from tools import FROZEN, GELU, HERE, PEERS, Tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 TOOLS = ("bnfold", *PEERS)
 FOOTNOTE = """\
 `*`: the tool took inputs off the model, initializers that callers may override. `bnfold --freeze` does the same, so
-those cells compare with bnfold's cell with the asterisk. A fused operator counts as the affine operators inside it (a
-Gelu as the Div, Add and Mul it is made of), since they are hidden, not folded. A wrong or missing model counts as the
-model before."""
+those cells compare with bnfold's cell with the asterisk. `†`: with `bnfold --fold-gelu`, shown where it folds more;
+without it bnfold leaves the operators of a written-out Gelu, as runtimes fuse them and are slower without one. A fused
+operator counts as the affine operators inside it (a Gelu as the Div, Add and Mul it is made of), since they are hidden,
+not folded. A wrong or missing model counts as the model before."""
 
 
 def measure(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
@@ -32,7 +33,7 @@ def measure(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
             return
         recipe = settings.work / "recipe.json"
         recipe.write_text(json.dumps(entry.recipe))
-        before, after = results(entry, recipe, TOOLS, tools, settings)
+        before, after = results(entry, recipe, (*TOOLS, GELU), tools, settings)
         if any(result.get("narrowed") for result in after.values()):
             after |= results(entry, recipe, (FROZEN,), tools, settings)[1]
         row = {"model": entry.name, "group": entry.group, "before": before, "after": after}
@@ -97,10 +98,10 @@ def usable(row: dict[str, Any], tool: str, *, narrowed: bool) -> dict[str, Any]:
     return after if after["right"] and (narrowed or not after.get("narrowed")) else before
 
 
-def fewer(row: dict[str, Any], tool: str) -> int:
+def fewer(row: dict[str, Any], tool: str, bnfold: str = "bnfold") -> int:
     """1 when bnfold leaves fewer than the tool, -1 when it leaves more, 0 when as many; like with like."""
     narrowed = bool(row["after"][tool].get("narrowed"))
-    mine, theirs = (total(usable(row, name, narrowed=narrowed)) for name in ("bnfold", tool))
+    mine, theirs = (total(usable(row, name, narrowed=narrowed)) for name in (bnfold, tool))
     return (mine < theirs) - (mine > theirs)
 
 
@@ -125,20 +126,26 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for title, sign in (("models where bnfold leaves fewer", 1), ("models where bnfold leaves more", -1)):
         counts = [str(sum(fewer(row, tool) == sign for row in rows)) for tool in peers]
         text.append(f"| {title} |  |  | " + " | ".join(counts) + " |")
-    worse = [row["model"] for row in rows if any(fewer(row, tool) < 0 for tool in peers)]
-    names = f" ({', '.join(worse)})" if worse else ""
-    verdict = f"Models where bnfold leaves more than the best right result of any tool: **{len(worse)}**{names}."
+    default, folding_gelus = (
+        [row["model"] for row in rows if any(fewer(row, tool, mine) < 0 for tool in peers)] for mine in ("bnfold", GELU)
+    )
+    names = f" ({', '.join(default)})" if default else ""
+    verdict = (
+        f"Models where bnfold leaves more than the best right result of any tool: **{len(default)}**{names}, "
+        f"and **{len(folding_gelus)}** with `--fold-gelu`."
+    )
     return "\n".join([*text, "", verdict, "", FOOTNOTE])
 
 
 def cell(row: dict[str, Any], tool: str) -> str:
-    """``norms+affine``, what is wrong with it, and for bnfold a second pair with ``--freeze`` where a tool froze."""
+    """``norms+affine``, what is wrong with it, and for bnfold other pairs, with the options that fold more."""
     after = row["after"][tool]
     if "norms" not in after:
         return "-"
     text = left(after) + ("*" if after["narrowed"] else "") + ("" if after["right"] else " wrong")
-    frozen = row["after"].get(FROZEN)
-    return f"{text}, {left(frozen)}*" if tool == "bnfold" and frozen and "norms" in frozen else text
+    others = [(row["after"].get(FROZEN), "*"), (row["after"].get(GELU), "†")] if tool == "bnfold" else []
+    pairs = [left(found) + mark for found, mark in others if found and "norms" in found]
+    return ", ".join([text, *(pair for pair in pairs if not pair.endswith("†") or pair[:-1] != left(after))])
 
 
 def sums(counts: Sequence[dict[str, Any]]) -> str:

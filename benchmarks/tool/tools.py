@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = ROOT / ".cache"
 PEERS = ("onnxruntime", "onnxruntime-all", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript")
-FROZEN = "bnfold --freeze"
+FROZEN, GELU = "bnfold --freeze", "bnfold --fold-gelu"  # bnfold with an option
 FLOORS = ("load-save", "cp")
 REQUIREMENTS = (
     "onnx==1.23.2",
@@ -35,8 +35,8 @@ class Tools:
 
     def command(self, tool: str, source: Path, destination: Path) -> tuple[str, ...]:
         """The command line by which ``tool`` reads ``source`` and writes ``destination``."""
-        if tool in ("bnfold", FROZEN):
-            options = ("--freeze",) if tool == FROZEN else ()
+        if tool in ("bnfold", FROZEN, GELU):
+            options = tool.split()[1:]
             return (*self.bnfold, "fold", str(source), "-o", str(destination), "--no-verify", "-q", *options)
         if tool == "cp":
             return copy_command(source, destination)

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from cli_fixtures import Run, mixed
+from helpers import build
 
 from bnfold import pipeline, repair
 from bnfold.verify.report import VerifyReport
@@ -225,6 +227,15 @@ def test_skip_leaves_a_node_alone(run: Run, model: Path) -> None:
     assert "Folded 0 of 2" in outcome.stdout
     assert "excluded: " in outcome.stdout
     assert len(onnx.load(out).graph.node) == 4
+
+
+def test_gelus_fold_only_when_asked_to(run: Run, tmp_path: Path) -> None:
+    nodes = "c = Conv(x, W)\nd = Div(c, r)\ne = Erf(d)\na = Add(e, one)\nm = Mul(c, a)\ng = Mul(m, half)\ny = Conv(g, V)"
+    numbers = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    path = tmp_path / "gelu.onnx"
+    onnx.save(build("float[2,4,5,5] x", nodes, W=(4, 4, 1, 1), V=(3, 4, 1, 1), **numbers), path)
+    assert "Folded 0 of 3" in run("fold", path, "-o", tmp_path / "out.onnx", "--no-verify").stdout
+    assert "Folded 1 of 3" in run("fold", path, "-o", tmp_path / "out.onnx", "--no-verify", "--fold-gelu").stdout
 
 
 def test_skip_of_an_unknown_node_warns(run: Run, model: Path) -> None:
