@@ -29,6 +29,9 @@ __all__ = ["INLINE_LIMIT", "Model", "Staged", "from_proto", "load", "stage", "to
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
 _EXTERNAL = TensorProto.EXTERNAL
 
+# Messages inside the innermost graph: a ValueInfoProto, its type, its tensor, shape and dimension, and one to spare.
+_INNERMOST = 6
+
 
 def load(path: str | os.PathLike[str]) -> Model:
     """Read a model file; tensors of more than ``INLINE_LIMIT`` raw bytes and external data become references.
@@ -126,7 +129,7 @@ def reference(mark: bytes) -> bytes:
 def _reason(window: wire.Window) -> str:
     """Return why protobuf refused the data: found by walking over all of it."""
     try:
-        wire.rewrite(window, lambda _start, _end: None)
+        wire.rewrite(window, lambda _start, _end: None, deepest=wire.MAX_DEPTH - _INNERMOST)
     except wire.MalformedError as error:
         return str(error)
     return "protobuf cannot parse it"
@@ -194,12 +197,26 @@ def from_proto(proto: ModelProto, base_dir: str | os.PathLike[str] | None = None
     if MARKER.encode() in skeleton:
         raise ModelReadError(f"the model contains the text '{MARKER}', which bnfold reserves for itself")
     if not all_utf8(skeleton):
-        raise _not_text()
+        raise _not_text() if _parses(skeleton) else _too_deep()
     for ours, theirs in zip(tensors(model.proto), tensors(proto), strict=True):
         if is_large(theirs, INLINE_LIMIT):
             model.refer(ours, ProtoBlob(theirs))
     _resolve_external(model, None, None if base_dir is None else os.fspath(base_dir))
     return model
+
+
+def _parses(serialised: bytes) -> bool:
+    try:
+        ModelProto.FromString(serialised)
+    except DecodeError:
+        return False
+    return True
+
+
+def _too_deep() -> ModelReadError:
+    return ModelReadError(
+        f"the model's subgraphs are nested too deep: protobuf reads {wire.MAX_DEPTH} messages inside one another"
+    )
 
 
 def _not_text() -> ModelReadError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx import ModelProto, inliner
+from onnx import ModelProto, checker, inliner
 
 from bnfold.errors import printable
 from bnfold.graph import Scope
@@ -36,7 +36,10 @@ def inline_where_needed(model: Model, roots: list[Scope], plans: Plans, planner:
     wanted = _functions_with_kept_norms(roots, plans)
     if not wanted:
         return roots, plans
-    trial = Model(_inlined(model.proto, wanted), model.blobs, model.path, model.notes)
+    inlined = _inlined(model.proto, wanted)
+    if inlined is None:
+        return roots, plans
+    trial = Model(inlined, model.blobs, model.path, model.notes)
     new_roots, new_plans = planner(trial)
     if _norms_left(new_roots, new_plans) >= _norms_left(roots, plans):
         return roots, plans
@@ -85,9 +88,15 @@ def _norms_left(roots: list[Scope], plans: Plans) -> int:
     return left(roots[0])
 
 
-def _inlined(proto: ModelProto, functions: list[tuple[str, str]]) -> ModelProto:
-    """The model with the calls of these functions replaced by their bodies; all that is not graph or function stays."""
-    done = inliner.inline_selected_functions(proto, functions)
+def _inlined(proto: ModelProto, functions: list[tuple[str, str]]) -> ModelProto | None:
+    """The model with the calls of these functions replaced by their bodies; all that is not graph or function stays.
+
+    None where onnx does not inline them: calls nested more than 100 deep, for one.
+    """
+    try:
+        done = inliner.inline_selected_functions(proto, functions)
+    except checker.ValidationError:
+        return None
     result = ModelProto()
     result.CopyFrom(proto)
     result.graph.CopyFrom(done.graph)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HOP_LIMIT = 4096
 """Operators that one route may cross, over all its branches: keeps planning linear in the size of the graph."""
 
-DEPTH_LIMIT = 64
+DEPTH_LIMIT = 256
 """Operators that one branch of a route may cross."""
 
 __all__ = ["End", "Route", "Walker"]

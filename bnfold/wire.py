@@ -59,7 +59,7 @@ class MalformedError(Exception):
 
 
 class TooDeepError(MalformedError):
-    """Messages are nested deeper than ``MAX_DEPTH``."""
+    """Messages are nested deeper than protobuf reads them."""
 
 
 class Field(NamedTuple):
@@ -182,15 +182,16 @@ def rewrite(
     *,
     worth: Callable[[int, int], bool] | None = None,
     longer_than: int = -1,
+    deepest: int = MAX_DEPTH,
 ) -> Pieces:
     """Return the pieces of a serialised ``ModelProto`` with some of its tensors replaced.
 
     ``edit(start, end)`` gets the range of a tensor's payload and returns new pieces for it, or None to leave it alone.
     Only messages longer than ``longer_than`` bytes are looked into, and only those for whose range ``worth`` holds.
 
-    Raises ``MalformedError`` when the bytes do not parse.
+    Raises ``MalformedError`` when the bytes do not parse, and ``TooDeepError`` below ``deepest`` messages.
     """
-    pieces = _Rewriter(window, edit, worth, longer_than).message("model", 0, window.size, 1)
+    pieces = _Rewriter(window, edit, worth, longer_than, deepest).message("model", 0, window.size, 1)
     return pieces or [(0, window.size)]
 
 
@@ -200,10 +201,11 @@ class _Rewriter:
     edit: Edit
     worth: Callable[[int, int], bool] | None
     longer_than: int
+    deepest: int
 
     def message(self, kind: Kind, start: int, end: int, depth: int) -> Pieces | None:
         """Return the pieces of one message, or None when nothing in it changes."""
-        if depth > MAX_DEPTH:
+        if depth > self.deepest:
             raise TooDeepError(f"messages are nested more than {MAX_DEPTH} deep")
         children = _CHILDREN[kind]
         pieces: Pieces = []

@@ -203,6 +203,20 @@ def test_a_disk_that_cannot_be_read_is_an_error_in_one_line(tmp_path: Path, monk
         load(path)
 
 
+def test_nesting_that_protobuf_builds_but_does_not_read(tmp_path: Path) -> None:
+    model = make_model()
+    graph = model.graph
+    for _ in range(32):
+        graph = graph.node.add().attribute.add().g
+    graph.input.append(helper.make_tensor_value_info("inner", TensorProto.FLOAT, ["N"]))
+    with pytest.raises(ModelReadError, match="protobuf reads 100 messages inside one another"):
+        files.from_proto(model)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelReadError, match="nested more than 100"):
+        load(path)
+
+
 def test_deep_nesting_is_refused_in_words(tmp_path: Path) -> None:
     model = make_model()
     graph = model.graph

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from helpers import build, fold, folds, integers, keeps, norm_parameters, refuses
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.folding import until_fit
@@ -203,6 +203,38 @@ def test_planning_is_quick(model: ModelProto) -> None:
     start = time.perf_counter()
     bnfold.inspect(model)
     assert time.perf_counter() - start < 8.0
+
+
+def test_concats_inside_one_another() -> None:
+    levels = 200
+    stored = [numpy_helper.from_array(integers((4, 4, 1, 1)), "W")]
+    parameters = norm_parameters("", 4 * (levels + 1), "deep").values()
+    stored += [numpy_helper.from_array(v, n) for n, v in zip("gbmv", parameters, strict=True)]
+    nodes, data = [helper.make_node("Conv", ["x", "W"], ["t0"])], "t0"
+    for i in range(1, levels + 1):
+        nodes.append(helper.make_node("Conv", ["x", "W"], [f"c{i}"]))
+        nodes.append(helper.make_node("Concat", [data, f"c{i}"], [f"t{i}"], axis=1))
+        data = f"t{i}"
+    nodes.append(helper.make_node("BatchNormalization", [data, *"gbmv"], ["y"]))
+    folds(finish(nodes, stored, "y", 4 * (levels + 1)), exact=False)
+
+
+def test_functions_inside_one_another() -> None:
+    """A norm whose parameters come through 200 calls: more than onnx inlines."""
+    domain = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    bodies: list[FunctionProto] = []
+    for i in range(200):
+        nodes = [helper.make_node("BatchNormalization", ["x", *"gbmv"], ["n"])]
+        inner = [helper.make_node(f"F{i - 1}", ["n", *"gbmv"], ["y"], domain="local")]
+        nodes += inner if i else [helper.make_node("Relu", ["n"], ["y"])]
+        bodies.append(helper.make_function("local", f"F{i}", ["x", *"gbmv"], ["y"], nodes, domain))
+    stored = [numpy_helper.from_array(v, n) for n, v in zip("gbmv", norm_parameters("", 4, "f").values(), strict=True)]
+    model = finish([helper.make_node("F199", ["x", *"gbmv"], ["y"], domain="local")], stored, "y")
+    model.functions.extend(bodies)
+    model.opset_import.append(domain[1])
+    result = bnfold.fold(model, verify=False)
+    assert {kept.code for kept in result.report.kept} == {"parameters-not-constant"}
+    assert result.model.SerializeToString() == model.SerializeToString()
 
 
 def test_many_norms_in_a_row() -> None:
