@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from bnfold.bench.measure import collector_off, sample
 from bnfold.bench.statistics import ratio_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     Run = Callable[[], object]
 
@@ -32,8 +33,33 @@ class Result:
     rounds: int
 
 
-def race(runs: Mapping[str, Run], *, budget: float, precision: float, seed: int = 0) -> dict[str, Result]:
+def race(runs: Mapping[str, Run], *, budget: float, precision: float) -> dict[str, Result]:
     """Run until every ratio to the first model is known to ``precision``, or ``budget`` seconds are over."""
+    return results([timed(runs, budget=budget, precision=precision)])
+
+
+def race_anew(
+    open_all: Callable[[], Mapping[str, Run]], *, budget: float, precision: float, sessions: int = 5
+) -> dict[str, Result]:
+    """The same in several sessions of each model, since every session is a little faster or slower than another."""
+    share = budget / sessions
+    return results([timed(open_all(), budget=share, precision=precision, seed=n + 1) for n in range(sessions)])
+
+
+def results(sessions: Sequence[Mapping[str, list[float]]]) -> dict[str, Result]:
+    """Medians and ratios to the first model over all sessions."""
+    joined = {name: list(chain.from_iterable(found[name] for found in sessions)) for name in sessions[0]}
+    first = next(iter(joined))
+    rounds = [len(found[first]) for found in sessions]
+    speedups = {name: ratio_interval(joined[first], values, rounds) for name, values in joined.items()}
+    return {
+        name: Result(float(np.median(joined[name])) / 1e9, (median, low, high), sum(rounds))
+        for name, (low, median, high) in speedups.items()
+    }
+
+
+def timed(runs: Mapping[str, Run], *, budget: float, precision: float, seed: int = 0) -> dict[str, list[float]]:
+    """Nanoseconds per run, in rounds."""
     clock = time.perf_counter_ns
     names, draw = list(runs), random.Random(seed)
     with collector_off():
@@ -50,11 +76,7 @@ def race(runs: Mapping[str, Run], *, budget: float, precision: float, seed: int 
             count = len(found[names[0]])
             if count >= FIRST_LOOK and count % 4 == 0 and narrow(found, precision):
                 break
-    first = found[names[0]]
-    return {
-        name: Result(float(np.median(values)) / 1e9, ordered(first, values), len(values))
-        for name, values in found.items()
-    }
+    return found
 
 
 def loops_of(run: Run, clock: Callable[[], int]) -> int:
@@ -70,9 +92,3 @@ def narrow(found: Mapping[str, list[float]], precision: float) -> bool:
     first, *others = found.values()
     intervals = (ratio_interval(first, other) for other in others)
     return all(max(high / median, median / low) <= 1 + precision for low, median, high in intervals)
-
-
-def ordered(first: list[float], other: list[float]) -> tuple[float, float, float]:
-    """Speed of ``other`` against ``first`` as median, low, high."""
-    low, median, high = ratio_interval(first, other)
-    return median, low, high

@@ -80,7 +80,7 @@ def verdict(rows: Rows) -> list[str]:
     confirmed = [row for row in doubtful if slower(row)]
     text = [
         f"Rows measured: {len(measured)}. Rows whose interval lies wholly below 1: {len(doubtful)}. "
-        f"Slower in a second, longer look as well, by more than the control: **{len(confirmed)}**."
+        f"Slower in five new sessions of each as well, by more than the control: **{len(confirmed)}**."
     ]
     for row in doubtful:
         again = cell(row["again"], OWN)

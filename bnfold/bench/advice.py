@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bnfold.bench import machine
 from bnfold.bench.report import Caution, Machine, Samples, Speedup
-from bnfold.bench.statistics import drift, outlier_share
+from bnfold.bench.statistics import FEWEST_SESSIONS, drift, outlier_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +65,9 @@ def _row(
     elif width > options.precision:
         message = f"the interval is ±{width:.1%} wide, more than the {options.precision:.0%} asked for"
         yield Caution("wide", message, "raise --budget, or measure on a quieter machine")
+    if len(samples.sessions) < FEWEST_SESSIONS:
+        message = "opening and running one pair of sessions took the whole budget, and sessions of one model can differ"
+        yield Caution("sessions", message, "raise --budget")
     if noise > NOISY:
         message = f"two sessions of the same model differ by up to {noise:.1%} here"
         yield Caution("noise", message, "measure on a quieter machine, or raise --budget")

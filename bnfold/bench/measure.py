@@ -9,16 +9,17 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
 from bnfold.bench.report import Samples
-from bnfold.bench.statistics import ratio_interval
+from bnfold.bench.statistics import Interval, ratio_interval
 
-__all__ = ["Clock", "Pace", "Rounds", "compare", "loops_for", "warm_up"]
+__all__ = ["Clock", "Pace", "Rounds", "compare", "loops_for", "narrow", "together", "warm_up"]
 
 Run = Callable[[], object]
 Clock = Callable[[], int]
@@ -50,28 +51,44 @@ class Rounds:
 
     def narrow(self, precision: float) -> bool:
         """Whether the interval of the ratio lies within ``precision`` of its median."""
-        low, median, high = ratio_interval(self.original, self.folded)
-        return max(high / median, median / low) <= 1 + precision
+        return narrow(ratio_interval(self.original, self.folded), precision)
 
     def samples(self, loops: int) -> Samples:
         """The same in seconds."""
         original, folded = (tuple(value / 1e9 for value in side) for side in (self.original, self.folded))
-        return Samples(original, folded, tuple(self.original_first), loops)
+        return Samples(original, folded, tuple(self.original_first), loops, (len(original),))
+
+
+def narrow(interval: Interval, precision: float) -> bool:
+    """Whether an interval lies within ``precision`` of its median."""
+    low, median, high = interval
+    return max(high / median, median / low) <= 1 + precision
+
+
+def together(parts: Sequence[Samples]) -> Samples:
+    """Samples of several pairs of sessions, one after another."""
+    return Samples(
+        original=tuple(chain.from_iterable(part.original for part in parts)),
+        folded=tuple(chain.from_iterable(part.folded for part in parts)),
+        original_first=tuple(chain.from_iterable(part.original_first for part in parts)),
+        loops=parts[0].loops,
+        sessions=tuple(chain.from_iterable(part.sessions for part in parts)),
+    )
 
 
 def compare(
-    original: Run, folded: Run, pace: Pace, *, seed: int, clock: Clock = time.perf_counter_ns
+    original: Run, folded: Run, pace: Pace, *, seed: int, loops: int | None = None, clock: Clock = time.perf_counter_ns
 ) -> tuple[Samples, str]:
     """Time both in rounds of random order until the ratio is known or the budget ends.
 
     The order is drawn in blocks of two rounds, one each way round, so that it stays balanced however early it stops.
-    Both sides run the same number of times per sample, and the budget begins after the warm-up.
+    Both sides run the same number of times per sample, ``loops`` if given, and the budget begins after the warm-up.
 
     Returns:
         The samples, and ``"precision"`` or ``"budget"`` for why it stopped.
     """
     with collector_off():
-        loops = loops_for(original, folded, pace.min_sample, clock)
+        loops = loops or loops_for(original, folded, pace.min_sample, clock)
         warm_up(original, folded, loops, pace, clock)
         rounds = Rounds()
         end = clock() + int(pace.budget * 1e9)

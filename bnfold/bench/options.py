@@ -19,10 +19,10 @@ class BenchOptions:
         batches: sizes for the first, symbolic dimension of the inputs; None measures the model's own default.
         threads: numbers of threads inside an operator, one set of rows for each; 0 lets onnxruntime choose.
         dims: values for named symbolic dimensions.
-        budget: seconds of timing per row, the A/A prelude included.
+        budget: seconds per row, the A/A preludes and the opening of sessions included.
         precision: a row ends early when its 95% interval lies within this share of the ratio, both ways.
         min_sample: seconds that one sample takes at least; shorter runs are repeated in an inner loop.
-        warm_up: seconds of running before anything counts, at least.
+        warm_up: seconds of running before anything counts, at least, over all pairs of sessions of a row.
         processes: fresh processes per model and level for start-up time and peak memory; 0 leaves them out.
         seed: for inputs and for the order of rounds.
         tf32: allow TF32 in CUDA matrix products.

@@ -37,7 +37,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """Original time over folded time: median of paired ratios and its 95% bootstrap interval."""
+    """Original time over folded time: median of paired ratios and its 95% interval, pairs of sessions considered."""
 
     median: float
     low: float
@@ -50,12 +50,16 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Raw samples: seconds per run, one of each model per round, and which of the two went first."""
+    """Raw samples: seconds per run, one of each model per round, and which of the two went first.
+
+    ``loops`` runs make a sample, and ``sessions`` tells how many rounds each pair of sessions took, one after another.
+    """
 
     original: tuple[float, ...]
     folded: tuple[float, ...]
     original_first: tuple[bool, ...]
     loops: int
+    sessions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ import numpy as np
 from bnfold.bench import advice
 from bnfold.bench.facts import describe
 from bnfold.bench.machine import look_at_machine
-from bnfold.bench.measure import Pace, compare
+from bnfold.bench.measure import Pace, compare, narrow, together
 from bnfold.bench.options import BenchOptions
 from bnfold.bench.report import BenchReport, Row, Samples, Side, Speedup
-from bnfold.bench.runner import LEVELS, Runner, feeds_for, open_runner
+from bnfold.bench.runner import LEVELS, feeds_for, open_runner
 from bnfold.bench.startup import compare_starts
-from bnfold.bench.statistics import mad, percentile, ratio_interval
+from bnfold.bench.statistics import FEWEST_SESSIONS, STUDENT, mad, percentile, ratio_interval
 from bnfold.errors import OptionError, printable
 from bnfold.inputs import input_specs
 from bnfold.report import versions
@@ -41,6 +42,8 @@ Progress = Callable[[str, int, int], None]
 
 PRELUDE = 0.25  # share of a row's budget that goes to the A/A prelude
 P90_FROM = 64  # samples
+SESSIONS = 5  # pairs of sessions that share a row's budget
+MOST_SESSIONS = len(STUDENT) + 2  # while the interval is too wide and there is budget left
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +127,72 @@ def all_cases(options: BenchOptions) -> Iterator[Case]:
 
 
 def measure_row(subjects: tuple[Subject, Subject], case: Case, feeds: dict[str, Any], options: BenchOptions) -> Row:
-    """One row: an A/A prelude for the noise floor, then original against folded.
+    """One row: pairs of sessions, opened anew until their ratios agree or the budget ends.
+
+    Every pair begins with an A/A prelude for the noise floor, then it is original against folded.
+    """
+    found: list[Pair] = []
+    spent = 0.0
+    while True:
+        start = time.perf_counter()
+        loops = found[0].samples.loops if found else None
+        found.append(measure_pair(subjects, case, feeds, options, number=len(found), loops=loops))
+        spent += time.perf_counter() - start
+        samples = together([pair.samples for pair in found])
+        agreed = narrow(ratio_interval(samples.original, samples.folded, samples.sessions), options.precision)
+        over = spent >= options.budget and (len(found) >= FEWEST_SESSIONS or len(found) == 1)
+        if over or len(found) == MOST_SESSIONS or (agreed and len(found) >= SESSIONS):
+            stopped = "precision" if agreed else "budget"
+            control = together([pair.control for pair in found])
+            return row_of(case, samples, control, stopped=stopped, options=options, foreign=found[-1].foreign_nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What one pair of sessions showed; ``foreign_nodes`` of the original and the folded model."""
+
+    samples: Samples
+    control: Samples
+    foreign_nodes: tuple[int | None, int | None]
+
+
+def measure_pair(
+    subjects: tuple[Subject, Subject],
+    case: Case,
+    feeds: dict[str, Any],
+    options: BenchOptions,
+    *,
+    number: int,
+    loops: int | None,
+) -> Pair:
+    """Open the original twice for the prelude, then the folded model in place of the second.
 
     No more than two sessions are open at any time, so that caches see what they see in the comparison.
     """
-    pace = Pace(options.budget * (1 - PRELUDE), options.precision, options.min_sample, options.warm_up)
-    prelude = Pace(options.budget * PRELUDE, options.precision / 2, options.min_sample, options.warm_up)
-    sides = [open_runner(subjects[0].path, case.level, case.threads, feeds, options) for _ in range(2)]
-    control, _ = compare(sides[0].run, sides[1].run, prelude, seed=options.seed)
-    sides.pop()
+    budget, warm_up = options.budget / SESSIONS, options.warm_up / SESSIONS
+    pace = Pace(budget * (1 - PRELUDE), options.precision, options.min_sample, warm_up)
+    prelude = Pace(budget * PRELUDE, options.precision / 2, options.min_sample, warm_up)
+    seed = options.seed + 2 * number
+    original, twin = (open_runner(subjects[0].path, case.level, case.threads, feeds, options) for _ in range(2))
+    control, _ = compare(original.run, twin.run, prelude, seed=seed, loops=loops)
+    del twin
     gc.collect()
-    sides.append(open_runner(subjects[1].path, case.level, case.threads, feeds, options))
-    samples, stopped = compare(sides[0].run, sides[1].run, pace, seed=options.seed + 1)
-    return row_of(case, samples, control, stopped=stopped, options=options, sides=sides)
+    folded = open_runner(subjects[1].path, case.level, case.threads, feeds, options)
+    samples, _ = compare(original.run, folded.run, pace, seed=seed + 1, loops=loops)
+    return Pair(samples, control, (original.foreign_nodes, folded.foreign_nodes))
 
 
 def row_of(
-    case: Case, samples: Samples, control: Samples, *, stopped: str, options: BenchOptions, sides: list[Runner]
+    case: Case,
+    samples: Samples,
+    control: Samples,
+    *,
+    stopped: str,
+    options: BenchOptions,
+    foreign: tuple[int | None, int | None],
 ) -> Row:
     """Put a row together from its samples."""
-    low, median, high = ratio_interval(samples.original, samples.folded)
+    low, median, high = ratio_interval(samples.original, samples.folded, samples.sessions)
     speedup = Speedup(median, low, high)
     noise = noise_floor(control)
     return Row(
@@ -159,7 +208,7 @@ def row_of(
         stopped=stopped,
         samples=samples,
         control=control,
-        foreign_nodes=(sides[0].foreign_nodes, sides[1].foreign_nodes),
+        foreign_nodes=foreign,
         cautions=advice.about_row(samples, control, speedup, noise, options),
     )
 
@@ -177,7 +226,7 @@ def side(values: tuple[float, ...]) -> Side:
 
 def noise_floor(control: Samples) -> float:
     """How far from 1 the A/A interval reaches, as a share."""
-    low, _, high = ratio_interval(control.original, control.folded)
+    low, _, high = ratio_interval(control.original, control.folded, control.sessions)
     return max(high, 1 / low, 1.0) - 1
 
 

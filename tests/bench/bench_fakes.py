@@ -38,6 +38,6 @@ class FakeMachine:
         return run
 
 
-def samples(original: list[float], folded: list[float]) -> Samples:
-    """Samples with an order that does not matter."""
-    return Samples(tuple(original), tuple(folded), (True,) * len(original), 1)
+def samples(original: list[float], folded: list[float], sessions: tuple[int, ...] = ()) -> Samples:
+    """Samples with an order that does not matter, of one pair of sessions unless said otherwise."""
+    return Samples(tuple(original), tuple(folded), (True,) * len(original), 1, sessions or (len(original),))

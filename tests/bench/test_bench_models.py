@@ -60,6 +60,16 @@ def test_rows_cover_levels_batches_and_threads(pair: tuple[Path, Path]) -> None:
         assert row.foreign_nodes == (0, 0)
 
 
+def test_a_row_takes_five_pairs_of_sessions_or_says_so(pair: tuple[Path, Path]) -> None:
+    row = bnfold.bench(*pair, BenchOptions(**{**_fields(FAST), "budget": 30.0, "precision": 9.0})).rows[0]
+    assert len(row.samples.sessions) == len(row.control.sessions) == 5
+    assert sum(row.samples.sessions) == len(row.samples.original)
+    assert row.stopped == "precision"
+    row = bnfold.bench(*pair, BenchOptions(**{**_fields(FAST), "budget": 1e-6})).rows[0]
+    assert len(row.samples.sessions) == 1
+    assert "sessions" in {caution.code for caution in row.cautions}
+
+
 def test_facts_say_what_folding_removed(pair: tuple[Path, Path]) -> None:
     report = bnfold.bench(*pair, BenchOptions(**{**_fields(FAST), "batches": (5,)}))
     before, after = report.original, report.folded

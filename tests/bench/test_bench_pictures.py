@@ -15,7 +15,7 @@ def report(name: str = "model.onnx", rows: int = 2) -> BenchReport:
     """A report with fixed samples."""
     original = tuple(0.002 + 0.00001 * (i % 7) for i in range(900))
     folded = tuple(0.001 + 0.00001 * (i % 5) for i in range(900))
-    one = Samples(original, folded, (True,) * 900, 1)
+    one = Samples(original, folded, (True,) * 900, 1, (900,))
     side = Side(0.002, 1e-5, 0.002, 0.00206, 900)
     levels = ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL")
     found = tuple(
@@ -62,7 +62,7 @@ def test_strip_keeps_samples_beyond_the_window_at_its_end() -> None:
 
 def test_window_leaves_the_slowest_out() -> None:
     found = report()
-    slow = Samples((*found.rows[0].samples.original[:-1], 9.0), found.rows[0].samples.folded, (), 1)
+    slow = Samples((*found.rows[0].samples.original[:-1], 9.0), found.rows[0].samples.folded, (), 1, ())
     row = Row(**{**{n: getattr(found.rows[0], n) for n in Row.__slots__}, "samples": slow})
     low, high = window(row)
     assert low == 0.001

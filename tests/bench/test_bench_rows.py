@@ -20,9 +20,9 @@ QUIET = Machine("processor", 4, "Linux", 0.1)
 
 def make_row(original: list[float], folded: list[float], control: list[float] | None = None) -> Any:
     same = samples(control or [1.0] * 30, [1.0] * 30)
-    runners: list[Any] = [type("Runner", (), {"foreign_nodes": 0})] * 2
     case = Case(Level.ALL, 8, 1)
-    return row_of(case, samples(original, folded), same, stopped="precision", options=BenchOptions(), sides=runners)
+    found = samples(original, folded, (len(original) // 3,) * 3)
+    return row_of(case, found, same, stopped="precision", options=BenchOptions(), foreign=(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,19 @@ def row_codes(original: Any, folded: Any, *, noise: float = 0.0) -> set[str]:
 
 def test_row_without_trouble_gets_no_warning() -> None:
     flat = 1 + 0.001 * np.random.default_rng(0).normal(size=100)
-    pairs = samples(list(flat), list(flat))
+    pairs = samples(list(flat), list(flat), (30, 30, 40))
     assert advice.about_row(pairs, pairs, Speedup(1.0, 0.999, 1.001), 0.001, BenchOptions()) == ()
 
 
 def test_row_warnings_each_have_their_cause() -> None:
     flat = 1 + 0.001 * np.random.default_rng(0).normal(size=100)
     wide = Speedup(1.0, 0.9, 1.1)
-    few = advice.about_row(samples([1.0] * 5, [1.0] * 5), samples([1.0], [1.0]), wide, 0, BenchOptions())
-    many = advice.about_row(samples([1.0] * 50, [1.0] * 50), samples([1.0], [1.0]), wide, 0, BenchOptions())
+    control = samples([1.0], [1.0])
+    few = advice.about_row(samples([1.0] * 5, [1.0] * 5, (1, 2, 2)), control, wide, 0, BenchOptions())
+    many = advice.about_row(samples([1.0] * 50, [1.0] * 50, (20, 20, 10)), control, wide, 0, BenchOptions())
     assert codes(*few) == {"few-samples"}
     assert codes(*many) == {"wide"}
+    assert "sessions" in row_codes(flat, flat)
     assert "noise" in row_codes(flat, flat, noise=0.05)
     assert "drift" in row_codes(flat, flat * np.linspace(1, 1.5, 100))
     assert "drift" in row_codes(flat * np.linspace(1.5, 1, 100), flat)
