@@ -28,7 +28,7 @@ REQUIREMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Where the tools are: this interpreter's ``bnfold`` and the peers' interpreter."""
+    """Where the tools are: the ``bnfold`` command and the peers' interpreter."""
 
     bnfold: tuple[str, ...]
     peers: str
@@ -52,13 +52,29 @@ def copy_command(source: Path, destination: Path) -> tuple[str, ...]:
 
 
 def find(peers: str | None = None, *, build: bool = True) -> Tools:
-    """Locate the tools; builds the peers' environment in ``.cache/peers`` when it is not there (about 400 MB)."""
+    """Locate the tools; builds the peers' environment in ``.cache/peers`` when it is not there (about 400 MB).
+
+    bnfold is installed anew in ``.cache/bnfold``, as users have it: an editable installation takes 0.04 s more to start.
+    """
     peers = peers or os.environ.get("BNFOLD_PEERS")
     if peers is None and build:
         peers = str(build_peers(CACHE / "peers"))
+    if build:
+        return Tools((str(build_own(CACHE / "bnfold")),), peers or sys.executable)
     script = Path(sys.executable).with_name("bnfold")
     bnfold = (str(script),) if script.exists() else (shutil.which("bnfold") or "bnfold",)
     return Tools(bnfold, peers or sys.executable)
+
+
+def build_own(folder: Path) -> Path:
+    """Install this project, as it is now, in an environment of its own; returns its command."""
+    pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet")
+    if not (folder / "bin" / "bnfold").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([*pip, f"{ROOT}[cpu]"], check=True)
+    else:
+        subprocess.run([*pip, "--no-deps", "--force-reinstall", str(ROOT)], check=True)
+    return folder / "bin" / "bnfold"
 
 
 def build_peers(folder: Path) -> Path:
