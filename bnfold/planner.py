@@ -58,7 +58,8 @@ def _route_all(plan: ScopePlan) -> bool:
     while merged:
         walker = Walker(plan, merge=True)
         merged = False
-        for chain in plan.chains:
+        # Norms last: one that takes another chain stays a single operator, and one that is taken may leave two.
+        for chain in sorted(plan.chains, key=lambda chain: chain.norm is not None):
             if chain.staying and merge(plan, walker, chain):
                 merged = moved = True
     return moved

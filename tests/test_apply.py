@@ -110,10 +110,15 @@ def test_a_merge_that_leaves_two_outputs_the_same() -> None:
     assert ops(folds(model)) == ["Floor", "Transpose", "Identity"]
 
 
-def test_a_norm_merges_into_a_pair_behind_a_copy() -> None:
-    nodes = "n = BN4(x)\ni = Identity(n)\nm = Mul(i, k)\ny = Add(m, l)"
-    folded = folds(build(X, nodes, k=(4, 1, 1), l=(4, 1, 1)), affines=2)
-    assert ops(folded) == ["Identity", "Mul", "Add"]
+@pytest.mark.parametrize(
+    "nodes",
+    ["n = BN4(x)\ni = Identity(n)\nm = Mul(i, k)\ny = Add(m, l)", "m = Mul(x, k)\na = Add(m, l)\ni = Identity(a)\ny = BN4(i)"],
+    ids=["pair behind", "pair in front"],
+)
+def test_a_pair_merges_into_a_norm_beyond_a_copy(nodes: str) -> None:
+    """Not the norm into the pair, which would stay two operators."""
+    folded = folds(build(X, nodes, k=(4, 1, 1), l=(4, 1, 1)), norms=1)
+    assert sorted(ops(folded)) == ["BatchNormalization", "Identity"]
 
 
 def test_a_negation_that_takes_a_factor_becomes_a_product_in_the_type_of_its_tensor() -> None:

@@ -54,7 +54,7 @@ def copy_command(source: Path, destination: Path) -> tuple[str, ...]:
 def find(peers: str | None = None, *, build: bool = True) -> Tools:
     """Locate the tools; builds the peers' environment in ``.cache/peers`` when it is not there (about 400 MB).
 
-    bnfold is installed anew in ``.cache/bnfold``, as users have it: an editable installation takes 0.04 s more to start.
+    bnfold is installed anew in ``.cache/bnfold``, as users have it: an editable installation starts 0.04 s later.
     """
     peers = peers or os.environ.get("BNFOLD_PEERS")
     if peers is None and build:

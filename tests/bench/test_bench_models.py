@@ -142,7 +142,8 @@ def test_child_answers_in_process(pair: tuple[Path, Path], tmp_path: Path) -> No
     }  # fmt: skip
     found = answer(request)
     assert found["create"] > 0
-    assert found["peak_bytes"] <= peak_bytes()
+    lag = 1 << 20  # the kernel counts pages per core and adds them up now and then, so that a peak can shrink a little
+    assert found["peak_bytes"] <= peak_bytes() + lag
 
 
 def test_fresh_process_that_fails_says_why(pair: tuple[Path, Path], tmp_path: Path) -> None:
