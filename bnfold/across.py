@@ -6,10 +6,13 @@ when all of them do the very same: whichever body runs, the norm is then done al
 
 from __future__ import annotations
 
+import numpy as np
+
+from bnfold.affine import Affine
 from bnfold.graph import CAPTURE, Node, Scope
 from bnfold.plan import Chain, ScopePlan
 from bnfold.refusals import Refusal
-from bnfold.route import Walker
+from bnfold.route import Route, Walker
 
 __all__ = ["fold_across"]
 
@@ -39,14 +42,29 @@ def _fold_tensor(scope: Scope, plans: Plans, tensor: str) -> None:
         return
     outer.take(chains[0][1], route, backward=True)
     for plan, chain in chains:
-        chain.routes.append(route)
-        plan.remove(chain, keeps_input=False)
+        if chain.output in plan.scope.output_set:
+            _leave_identity(chain, route)
+        else:
+            chain.routes.append(route)
+            plan.remove(chain, keeps_input=False)
+
+
+def _leave_identity(chain: Chain, route: Route) -> None:
+    """A body cannot return a tensor of the scope around it, so an Identity takes the chain's place."""
+    chain.affine = Affine(np.ones_like(chain.affine.scale), np.zeros_like(chain.affine.shift), chain.affine.axis)
+    chain.norm, chain.rewritten, chain.moved = None, True, route
+
+
+def _gains_as_identity(plan: ScopePlan, chain: Chain) -> bool:
+    """Whether an Identity in its place is a gain, and can be written."""
+    shorter = chain.norm is not None or len(chain.members) > 1
+    return shorter and plan.may_change(chain) and plan.scope.opset >= 7
 
 
 def _readers_inside(
     scope: Scope, plans: Plans, tensor: str, owners: dict[int, Node]
 ) -> list[tuple[ScopePlan, Chain]] | None:
-    """The chains that read the tensor in bodies; None when anything else does, or a body returns the result itself."""
+    """The chains that read the tensor in bodies; None when anything else does."""
     found = []
     for owner, child in scope.children:
         if owner.index not in owners or tensor not in child.captures:
@@ -58,7 +76,7 @@ def _readers_inside(
             chain = plan.chain_of.get(use.node.index)
             if chain is None or chain.members[0].node is not use.node or not chain.staying or chain.rewritten:
                 return None
-            if chain.output in child.output_set:
+            if chain.output in child.output_set and not _gains_as_identity(plan, chain):
                 return None
             found.append((plan, chain))
     return found

@@ -73,7 +73,7 @@ def _survivors(plan: ScopePlan, chain: Chain) -> set[int]:
 
 
 def _folded(plan: ScopePlan, chain: Chain, node: Node, sites: tuple[str, ...]) -> Folded:
-    routes = chain.routes or ([chain.half] if chain.half is not None else [])
+    routes = chain.routes or ([chain.moved] if chain.moved is not None else [])
     into: list[str] = []
     for route in routes:
         into += [end.node.label for end in route.ends if end.node.label not in into]
@@ -92,7 +92,7 @@ def _words(chain: Chain, routes: list[Route]) -> str:
     parts = [_route_words(route) for route in routes]
     if len(parts) == 2:
         return f"split: {parts[0]}; {parts[1]}"
-    if chain.half is not None:
+    if chain.moved is not None and not chain.affine.identity:
         return f"half of it {parts[0]}"
     return parts[0]
 

@@ -65,6 +65,6 @@ def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> bool:
             if isinstance(route, Refusal) or route.cost or not route.ends:
                 continue
             plan.take(chain, route, backward=backward)
-            chain.affine, chain.rewritten, chain.half = kept, True, route
+            chain.affine, chain.rewritten, chain.moved = kept, True, route
             return True
     return False

@@ -50,6 +50,7 @@ class Chain:
         norm: the first batch norm among the members.
         rewritten: it stays with another affine than its members have: others merged into it, or half of it left.
         into_chain: the chain that took it over.
+        moved: where a half of it went, or all of it but for an Identity in its place, while it stays.
     """
 
     members: list[AffineNode]
@@ -59,7 +60,7 @@ class Chain:
     dropped: bool = False
     rewritten: bool = False
     into_chain: Chain | None = None
-    half: Route | None = None
+    moved: Route | None = None
     norm: AffineNode | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import assert_same, build, count, feeds_for, fold, keeps, norm_parameters, refuses, run
+from onnx.reference import ReferenceEvaluator
 
 import bnfold
 
@@ -30,10 +31,6 @@ SAME = "o = BatchNormalization<epsilon=0.0>(c, g, b, m, v)  q = Neg(o)  "
 KEPT = [
     ("different norms", branches(SAME.replace("(c, g, b, m, v)", "(c, g2, b2, m2, v2)").replace("Neg", "Abs"))),
     ("one branch reads it bare", branches("q = Abs(c)")),
-    (
-        "a branch returns the norm itself",
-        branches(SAME.replace("Neg", "Abs"), then_tail="").replace("n = Batch", "p = Batch"),
-    ),
     ("another reader outside", branches(SAME.replace("Neg", "Abs"), between="\nz = Abs(c)")),
 ]
 
@@ -53,6 +50,35 @@ def test_the_same_norm_in_both_branches_goes_into_the_operator_outside() -> None
     assert count(result.model, "BatchNormalization") == 0
     for flag in (True, False):
         assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
+
+
+RETURNED = [
+    branches(SAME.replace("Neg", "Abs"), then_tail="").replace("n = Batch", "p = Batch"),
+    branches("q = BatchNormalization<epsilon=0.0>(c, g, b, m, v)", then_tail="").replace("n = Batch", "p = Batch"),
+]
+
+
+@pytest.mark.parametrize("text", RETURNED, ids=["one", "both"])
+def test_a_branch_that_returns_the_norm_itself_gets_an_identity(text: str) -> None:
+    model = build(X, text, Y, W=W, **FIRST)
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    assert count(result.model, "Identity") == 3 - count(result.model, "Abs") - 1
+    assert {entry.route for entry in result.report.folded} == {"after Conv"}
+    for flag in (True, False):
+        assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
+
+
+def test_a_branch_that_returns_a_product_keeps_it() -> None:
+    """An Identity in its place would be no gain."""
+    tail = "y = If (flag) < then_branch = t () => (float[2,3,4,4] p) { p = Mul(c, k) }, "
+    tail += "else_branch = e () => (float[2,3,4,4] q) { q = Mul(c, k) } >"
+    keeps(build(X, "c = Conv(x, W)\n" + tail, Y, W=W, k=(3, 1, 1)), "captured", "captured")
+
+
+def test_a_branch_of_an_old_model_that_returns_the_norm_itself_keeps_it() -> None:
+    text = RETURNED[1].replace("epsilon=0.0", "epsilon=0.0, is_test=1")
+    refuses(build(X, text, Y, opset=6, W=W, **FIRST), "captured", "captured")
 
 
 FUNCTION = """<opset_import: ["": 21], domain: "local">
@@ -147,7 +173,7 @@ def test_a_branch_that_gives_back_a_tensor_of_the_graph_around_it(given_back: st
     assert [node.op_type for node in result.graph.node] == ["Conv", "If"]
     (made,) = result.graph.node[0].output
     assert result.graph.node[1].attribute[1].g.output[0].name == made
-    reference = onnx.reference.ReferenceEvaluator
+    reference = ReferenceEvaluator
     feeds = {**feeds_for(model), "flag": np.array(False)}
     np.testing.assert_array_equal(reference(result).run(None, feeds)[0], reference(model).run(None, feeds)[0])
 
