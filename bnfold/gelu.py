@@ -6,6 +6,8 @@ into the next layer it has one operator less and runs slower, so its operators a
 
 from __future__ import annotations
 
+import math
+
 from bnfold.graph import Node, Scope
 
 __all__ = ["members"]
@@ -15,7 +17,7 @@ def members(scope: Scope) -> dict[int, Node]:
     """Indices of the affine operators that are part of a Gelu, each with the Erf in the middle of it."""
     found: dict[int, Node] = {}
     for erf in scope.nodes:
-        if erf.op == "Erf":
+        if erf.op == "Erf" and erf.inputs and erf.outputs:
             found.update(dict.fromkeys(_around(erf), erf))
     return found
 
@@ -24,31 +26,32 @@ def _around(erf: Node) -> list[int]:
     """The division in front of Erf, the addition behind it, and the product with a half; none if one is missing."""
     scope = erf.scope
     division, addition = scope.producer(erf.inputs[0]), _only_reader(scope, erf.outputs[0])
-    if division is None or division.op not in ("Div", "Mul") or addition is None or addition.op != "Add":
+    product = None if addition is None else _only_reader(scope, addition.outputs[0])
+    if division is None or addition is None or product is None or product.op != "Mul":
         return []
-    data, plus = _moving(division), _moving(addition)
-    product = _only_reader(scope, addition.outputs[0])
-    if data is None or plus is None or product is None or product.op != "Mul":
+    data = _beside(division, "Div", 2**0.5) or _beside(division, "Mul", 0.5**0.5)
+    if data is None or _beside(addition, "Add", 1.0) is None:
         return []
     for half in (scope.producer(name) for name in product.inputs):  # 0.5 * x in front of the product
-        if half is not None and half.op == "Mul" and _moving(half) == data:
+        if half is not None and _beside(half, "Mul", 0.5) == data:
             return [division.index, addition.index, half.index]
     behind = _only_reader(scope, product.outputs[0])
-    if _moving(product) is not None:  # 0.5 * (1 + erf)
-        whole = behind is not None and behind.op == "Mul" and data in behind.inputs
-        return [division.index, addition.index, product.index] if whole else []
-    if data in product.inputs and behind is not None and behind.op == "Mul" and _moving(behind) is not None:
+    if behind is None or behind.op != "Mul":
+        return []
+    if _beside(product, "Mul", 0.5) is not None:  # 0.5 * (1 + erf)
+        return [division.index, addition.index, product.index] if data in behind.inputs else []
+    if data in product.inputs and _beside(behind, "Mul", 0.5) is not None:
         return [division.index, addition.index, behind.index]
     return []
 
 
-def _moving(node: Node) -> str | None:
-    """The operand beside a constant number; None where there is no such constant."""
-    if len(node.inputs) != 2:
+def _beside(node: Node, op: str, number: float) -> str | None:
+    """What a node of this type divides by a constant number, adds to it or multiplies with it; None for any other."""
+    if node.op != op:
         return None
-    for name, constant in zip(node.inputs, reversed(node.inputs), strict=True):
+    for name, constant in list(zip(node.inputs, reversed(node.inputs), strict=True))[: 1 if op == "Div" else None]:
         value = node.scope.constants.get(constant)
-        if value is not None and value.size == 1:
+        if value is not None and value.size == 1 and math.isclose(value.float64().item(), number, rel_tol=1e-3):
             return name
     return None
 

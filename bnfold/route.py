@@ -114,7 +114,7 @@ class Walker:
         nesting: int,
     ) -> Refusal | None:
         """Move one affine from ``tensor`` to what makes it; returns a refusal or extends the route."""
-        route.tensors.append(tensor)
+        route.tensors += [tensor, *self._joined(tensor)]
         node = self._scope.producer(tensor)
         if node is None:
             return self._no_producer(tensor)
@@ -210,6 +210,18 @@ class Walker:
                 return True
             waiting.extend(use.node for use in self._plan.value_readers(gone.output))
         return False
+
+    def _joined(self, tensor: str) -> list[str]:
+        """What vanished affines made of a tensor, where only shapes are read of it: it is that very tensor now."""
+        found = []
+        waiting = [tensor]
+        while waiting:
+            for use in self._plan.value_readers(waiting.pop()):
+                gone = self._plan.gone.get(use.node.index)
+                if gone is not None and not self._looked_at(use.node):
+                    found.append(gone.output)
+                    waiting.append(gone.output)
+        return found
 
     def _no_producer(self, tensor: str) -> Refusal:
         if tensor in self._scope.inputs:

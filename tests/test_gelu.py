@@ -62,6 +62,7 @@ def test_onnxruntime_fuses_it(tmp_path: Path) -> None:
     assert count(onnx.load(tmp_path / "optimised.onnx"), "Gelu") == 1
 
 
+WHOLE = ERF + "m = Mul(c, a)\ng = Mul(m, half)\ny = Conv(g, V)"
 ALMOST = [
     case("no sum", X, C + "d = Div(c, r)\ne = Erf(d)\nm = Mul(c, e)\ng = Mul(m, half)\ny = Conv(g, V)", **NUMBERS),
     case(
@@ -70,6 +71,11 @@ ALMOST = [
         C + ERF + "m = Mul(z, a)\ng = Mul(m, half)\ny = Conv(g, V)",
         **NUMBERS,
     ),
+    case("another root", X, C + WHOLE, **{**NUMBERS, "r": np.float32(2)}),
+    case("another sum", X, C + WHOLE, **{**NUMBERS, "one": np.float32(2)}),
+    case("another half", X, C + WHOLE, **{**NUMBERS, "half": ONE}),
+    case("a computed root", X, C + WHOLE.replace("Div(c, r)", "Div(c, c)"), **NUMBERS),
+    case("the root above", X, C + WHOLE.replace("Div(c, r)", "Div(r, c)"), **NUMBERS),
     case("no half", X, C + ERF + "m = Mul(c, a)\ny = Conv(m, V)", **NUMBERS),
 ]
 

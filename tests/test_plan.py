@@ -125,6 +125,22 @@ def test_skip() -> None:
     assert result.model.SerializeToString() == model.SerializeToString()
 
 
+def test_what_reads_a_tensor_through_an_affine_that_vanished_still_reads_it() -> None:
+    nodes = "c = Conv(x, W)\ni = Mul(c, one)\nr = Relu(i)\nn = BN3(c)\ny = Add(r, n)"
+    model = build(X, nodes, W=W, one=np.float32(1))
+    assert [node.op_type for node in folds(model, norms=1).graph.node] == ["Conv", "Relu", "BatchNormalization", "Add"]
+
+
+def test_a_size_that_is_read_behind_an_affine_that_vanished_is_in_nobody_s_way() -> None:
+    nodes = "c = Conv(x, W)\ni = Mul(c, one)\ns = Shape(i)\nn = BN3(c)\ny = Reshape(n, s)"
+    model = build(X, nodes, W=W, one=np.float32(1))
+    assert [node.op_type for node in folds(model).graph.node] == ["Conv", "Shape", "Reshape"]
+
+
+def test_a_norm_of_a_stored_tensor() -> None:
+    refuses(build(X, "y = BN3(k)\nz = Relu(x)", "float[a,b,c,d] y, float[e,f,g,h] z", k=(2, 3, 4, 4)), "no-producer")
+
+
 def test_twins_go_together() -> None:
     values = dict(zip("gbmv", norm_parameters("", 3, "twins").values(), strict=True))
     norm = "{} = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)\n"

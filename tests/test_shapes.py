@@ -7,7 +7,7 @@ import pytest
 from helpers import build
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 from bnfold import files, symbolic
 from bnfold.affine import Affine
@@ -191,6 +191,26 @@ def test_what_is_not_known_stays_unknown() -> None:
     assert found.axis("nothing", -1) is None
     assert found.dim("x", 5) is None
     assert found.element_type("nothing") is None
+
+
+def test_types_of_stored_tensors() -> None:
+    assert scope(build("float[2,4] x", "y = Add(x, k)", k=np.float16([[1]]))).shapes.element_type("k") == 10
+
+
+def test_what_the_exporter_declared_fills_the_gaps_where_onnx_infers_nothing() -> None:
+    """A node of a domain that the model does not import stops shape inference as a whole."""
+    model = build("float[2,4] x", "c = ConvTranspose(x, W)\ny = Relu(c)", "float[p,q,r] y", W=(3, 4, 2))
+    model.graph.node[1].domain = "nobody"
+    model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, ["N", 9, "rest"]))
+    found = scope(model).shapes
+    assert found.dims("y") == ("p", "q", "r")
+    assert found.dims("c") == ("N", 4, "rest")
+
+
+def test_ranks_that_contradict_each_other_are_not_known() -> None:
+    found = scope(build("float[2,4,4] x", "c = Conv(x, W)\ny = Relu(c)", "float[p,q,r] y", W=(3, 4, 2))).shapes
+    found.learn(helper.make_graph([], "g", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [2, 3])]))
+    assert found.dims("c") is None
 
 
 @pytest.mark.parametrize("first", ["a", "b", "c", "y"])

@@ -106,9 +106,11 @@ def _through_reduction(node: Node, affine: Affine, axes: list[int], *, backwards
 
 def reduce_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     axes = _reduced_axes(node)
+    if isinstance(axes, Refusal):
+        return axes
     placed = _placed(node, output, affine)
-    if isinstance(axes, Refusal) or isinstance(placed, Refusal):
-        return axes if isinstance(axes, Refusal) else _refusal(placed)
+    if isinstance(placed, Refusal):
+        return placed
     if not placed.uniform:
         if node.integer("keepdims", 1):
             axis = placed.axis
@@ -127,9 +129,10 @@ def reduce_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     if position != 0:  # pragma: no cover - integers carry no affine
         return misplaced(node, "reads it as axes")
     axes = _reduced_axes(node)
+    if isinstance(axes, Refusal):
+        return axes
     placed = _placed(node, node.inputs[0], affine)
-    if isinstance(axes, Refusal) or isinstance(placed, Refusal):
-        return axes if isinstance(axes, Refusal) else _refusal(placed)
+    assert not isinstance(placed, Refusal), "the axes needed the rank, too"
     if not placed.uniform and placed.axis in axes:
         return misplaced(node, "reduces the axis that the channels are on")
     moved = _through_reduction(node, placed, axes, backwards=False)
@@ -138,11 +141,6 @@ def reduce_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     if not moved.uniform and not node.integer("keepdims", 1):
         moved = moved.at(moved.axis - sum(a < moved.axis for a in axes))
     return Step(((node.outputs[0], moved),))
-
-
-def _refusal(value: object) -> Refusal:
-    assert isinstance(value, Refusal)
-    return value
 
 
 # -- Resize, Upsample --------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Case, build, case, folds, kept
+from helpers import Case, build, case, folds, kept, refuses
 
 X = "float[2,4,4,4] x"
 W = (3, 4, 1, 1)
@@ -29,6 +29,15 @@ KEPT = [
         "shift",
         X,
         C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1], count_include_pad=1> (c)\ny = BN3(p)",
+        W=W,
+    ),
+    kept(
+        "AveragePool of opset 1 counts padding",
+        "shift",
+        X,
+        C + "p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1]> (c)\ny = BN3 <is_test=1> (p)",
+        opset=6,
+        ir=3,
         W=W,
     ),
     kept("LpPool", "blocked", X, C + f"p = LpPool <{POOL}> (c)\ny = BN3(p)", W=W),
@@ -362,6 +371,26 @@ def test_must_not_change(case: Case) -> None:
 @pytest.mark.parametrize("case", FOLDS)
 def test_folds_exactly(case: Case) -> None:
     case.folds()
+
+
+@pytest.mark.parametrize("shift", [[5, 3, 1], [6, 4, 2]])
+def test_a_padded_value_that_channels_of_different_scale_share(shift: list[float]) -> None:
+    """Twice 1, 2 and 3, and 5, 3 and 1: every channel pads with 7, as a number of its own and not by any one's scale."""
+    values = {"k": np.float32([1, 2, 3]).reshape(3, 1, 1), "j": np.float32(shift).reshape(3, 1, 1), "u": np.float32(2)}
+    nodes = C + "p = Pad(c, g, u)\nm = Mul(p, k)\na = Add(m, j)\ny = Abs(a)"
+    folds(build(X, nodes, W=W, g=[0, 0, 1, 1, 0, 0, 1, 1], **values))
+
+
+def test_a_reduction_over_what_may_be_the_channels() -> None:
+    """Nothing but the norm says that there are four; no valid model, as onnx finds out."""
+    nodes = "r = Reshape(x, s)\nm = ReduceMean(r, a)\ny = BN4(m)"
+    refuses(build("float[2,4,4,4] x, int64[4] s", nodes, "float[a,b,c,d] y", a=[1]), "axis")
+
+
+def test_indices_of_a_pool_carry_nothing() -> None:
+    """A norm of integers is no valid model; nothing is done to it."""
+    nodes = C + f"p, i = MaxPool <{POOL}> (c)\ny = BN3(i)\nz = Relu(p)"
+    refuses(build(X, nodes, "float[a,b,c,d] y, float[e,f,g,h] z", W=W), "blocked")
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 12, 13, 18, 19, 22])

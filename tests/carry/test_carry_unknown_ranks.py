@@ -7,6 +7,8 @@ import pytest
 from helpers import build, keeps
 from onnx import TensorProto, helper
 
+import bnfold
+
 RESHAPED = "r = Reshape(v, s)\n"
 INPUTS = "float[2,4,4,4] x, float[2,4,4,4] v, float[2,4,4,4] z, int64[R] s, int64[Q] t"
 OUTPUT = "float[a,b,c,d] y"
@@ -18,6 +20,7 @@ CONSTANTS = {
     "f": np.array([1, 1, 2, 2], np.float32),
     "g": [0, 0, 1, 1, 0, 0, 1, 1],
     "h": [1, 2, 1, 1],
+    "j": np.array([2], np.float32),
 }
 
 OPERATORS = {
@@ -33,7 +36,9 @@ OPERATORS = {
     "Reshape": "Reshape({0}, t)",
     "GlobalMaxPool": "GlobalMaxPool({0})",
     "ReduceMean": "ReduceMean({0}, q)",
+    "ReduceMax over an axis from the front": "ReduceMax({0}, e)",
     "Resize": "Resize({0}, , f)",
+    "Resize of an axis": "Resize <axes=[2]> ({0}, , j)",
     "Pad": "Pad({0}, g)",
     "Tile": "Tile({0}, t)",
     "Expand": "Expand({0}, t)",
@@ -75,6 +80,7 @@ def test_towards_the_consumers(operator: str) -> None:
         "c = Mul(r, z)\ny = BNscale4(c)",
         "c = MatMul(r, z)\ny = BNscale4(c)",
         "n = BN4(r)\nm = Tile(n, t)\ny = Conv(m, W)",
+        "n = BN4(r)\nm = Resize <axes=[2]> (n, , j)\ny = Conv(m, W)",
         "n = BNshift4(r)\nm = Add(n, z)\ny = Conv(m, W)",
         "n = BNscale4(r)\nm = Mul(n, z)\ny = Conv(m, W)",
         "n = BNscale4(r)\nm = MatMul(n, z)\ny = Conv(m, W)",
@@ -87,6 +93,17 @@ def test_towards_the_consumers(operator: str) -> None:
 )
 def test_behind_a_reshape_to_a_computed_shape(nodes: str) -> None:
     keeps(build(INPUTS, RESHAPED + nodes, OUTPUT, W=(3, 4, 1, 1), **used(nodes)), "shape-unknown")
+
+
+def test_a_reduction_whose_rank_onnx_does_not_infer() -> None:
+    """A node of a domain that the model does not import stops shape inference."""
+    nodes = "p = ReduceMean <keepdims=1> (c, e)\nd = Add(p, z)\ny = BN4(d)\nu = Relu(x)"
+    made = build(INPUTS, "c = Conv(x, W)\n" + nodes, f"{OUTPUT}, float[e,f,g,h] u", W=(4, 4, 1, 1), e=[2])
+    made.graph.node[-1].domain = "nobody"
+    made.graph.value_info.append(helper.make_tensor_value_info("d", TensorProto.FLOAT, ["a", "b", "c", "d"]))
+    made.opset_import.add(domain="somebody", version=1)
+    result = bnfold.fold(made, verify=False)
+    assert [kept.code for kept in result.report.kept] == ["shape-unknown"]
 
 
 def refusal(operator: str) -> str:
