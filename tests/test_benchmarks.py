@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -119,6 +121,21 @@ def test_rows_share_the_time_and_overhead_is_taken_off() -> None:
     while not allowance.over:
         allowance.took(wall=allowance.next() + 1.0, budget=allowance.next())
     assert allowance.spent == pytest.approx(100)
+
+
+def test_models_are_measured_to_the_end(tmp_path: Path) -> None:
+    """The whole script on one model; how fast it was is nobody's business here."""
+    pytest.importorskip("onnxruntime")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin inference-cpu -->\n<!-- end inference-cpu -->\n")
+    script = [sys.executable, str(ROOT / "inference" / "run.py"), "--groups", "trained", "--models", "digits_cnn"]
+    options = ["--tools", "bnfold", "--threads", "1", "--batch", "1", "--total", "2", "--budget", "0.1"]
+    done = subprocess.run(
+        [*script, *options, "--out", str(tmp_path), "--page", str(page)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "digits_cnn" in page.read_text()
+    assert len(json.loads((tmp_path / "inference-cpu.json").read_text())["rows"]) == 2
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the page cache of Linux")

@@ -47,7 +47,7 @@ def main() -> int:
     args = arguments()
     options = BenchOptions(provider=Provider.parse(args.provider))
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"inference-{options.provider.short}.json"
+    file = args.out / f"inference-{short(options)}.json"
     if args.tables:
         return write(json.loads(file.read_text()), args, file)
     try:
@@ -64,6 +64,11 @@ def main() -> int:
             file.write_text(json.dumps(found, indent=1))
             print(line(row), file=sys.stderr, flush=True)
     return write(found, args, file)
+
+
+def short(options: BenchOptions) -> str:
+    """``cpu`` or ``cuda``."""
+    return options.provider.name.removesuffix("ExecutionProvider").lower()
 
 
 def arguments() -> argparse.Namespace:
@@ -90,7 +95,7 @@ def arguments() -> argparse.Namespace:
 def rows(contest: Contest, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All rows, one by one, until the time is over."""
     subjects = [s for s in all_subjects(contest.folder, args.groups) if not args.models or s.name in args.models]
-    dtypes = ("float32", "float16") if contest.options.provider.short == "cuda" else ("float32",)
+    dtypes = ("float32", "float16") if short(contest.options) == "cuda" else ("float32",)
     plan = {
         (subject.name, dtype): [
             Setting(subject, dtype, batch, threads, level)

@@ -91,7 +91,7 @@ def usable(row: dict[str, Any], tool: str, *, narrowed: bool) -> dict[str, Any]:
 
     ``narrowed`` says whether a result counts that lost inputs; it is bnfold's with ``--freeze`` then.
     """
-    if narrowed and tool == "bnfold" and FROZEN in row["after"]:
+    if narrowed and tool in ("bnfold", GELU) and FROZEN in row["after"]:
         tool = FROZEN
     after: dict[str, Any] = row["after"][tool]
     before: dict[str, Any] = row["before"]
