@@ -27,7 +27,11 @@ COMPARED = ("bnfold", *(tool for tool in PEERS if tool != "onnxruntime-all"), *F
 PARTS = {
     "nodes": (("30,000 nodes, 6 MB", "nodes", 10_000),),
     "inline": (("472 MB inline", "inline", 50), ("1.9 GB inline", "inline", 200)),
-    "external": (("472 MB external", "external", 50), ("1.9 GB external", "external", 200), ("6 GB external", "external", 636)),
+    "external": (
+        ("472 MB external", "external", 50),
+        ("1.9 GB external", "external", 200),
+        ("6 GB external", "external", 636),
+    ),
 }
 
 
