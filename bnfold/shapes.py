@@ -1,7 +1,7 @@
 """Ranks and dimensions, from what is near: declared shapes, constants, and the operators' own rules.
 
 Where that is not enough, onnx shape inference runs once for the whole model (on the skeleton, so weights do not
-matter). A dimension is a number, a name (``batch``), or None when nothing is known about it.
+matter).
 """
 
 from __future__ import annotations
@@ -11,20 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, TypeProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
+from bnfold.dimensions import Dim, Dims, derived, merged, sources
+
 if TYPE_CHECKING:
-    from bnfold.graph import Node, Scope
+    from bnfold.graph import Scope
 
-Dim = int | str | None
-Dims = tuple[Dim, ...]
-
-SAME_AS_FIRST = frozenset(
-    """
-    BatchNormalization Cast CastLike Clip DequantizeLinear Dropout Elu Erf Exp Gelu GroupNormalization
-    HardSigmoid HardSwish Identity InstanceNormalization LRN LayerNormalization LeakyRelu LogSoftmax Mish Neg
-    PRelu QuantizeLinear Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu
-    """.split()
-)
-_BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Sum", "Max", "Min", "Mean"])
 _READS_SIZES = frozenset(
     """
     ConstantOfShape Expand Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
@@ -32,7 +23,7 @@ _READS_SIZES = frozenset(
     """.split()
 )
 
-__all__ = ["SAME_AS_FIRST", "Dim", "Dims", "Shapes"]
+__all__ = ["Shapes"]
 
 
 class Shapes:
@@ -60,7 +51,7 @@ class Shapes:
         near = self.known_dims(name)
         if near is not None and None not in near:
             return near
-        proven = _merge(near, _proto_dims(self._infer().get(name)))
+        proven = merged(near, _proto_dims(self._infer().get(name)))
         if proven is not None and None not in proven:
             return proven
         declared = _proto_dims(self._declarations().get(name))
@@ -117,12 +108,13 @@ class Shapes:
             declared = self._direct(current)
             whole = declared is not None and None not in declared
             if whole or current in begun:
-                self._known[current] = declared if whole else _merge(declared, self._by_operator(current))
+                self._known[current] = declared if whole else merged(declared, self._by_operator(current))
                 waiting.pop()
                 continue
             begun.add(current)
-            sources = _shape_sources(self._scope.producers.get(current), current)
-            waiting += [source for source in sources if source not in begun]
+            waiting += [
+                source for source in sources(self._scope.producers.get(current), current) if source not in begun
+            ]
 
     def _direct(self, name: str) -> Dims | None:
         tensor = self._scope.initializers.get(name)
@@ -139,16 +131,7 @@ class Shapes:
         if node.op == "Constant":
             constant = self._scope.constants.get(name)
             return None if constant is None else constant.dims
-        operands = [self._operand(source) for source in _shape_sources(node, name)]
-        if not operands:
-            return _linear(node)
-        if node.op in _BROADCAST:
-            return _broadcast(operands)
-        if node.op == "Reshape":
-            return _reshaped(node, operands[0])
-        if node.op == "MatMul":
-            return _product_dims(*operands)
-        return operands[0] if node.op in SAME_AS_FIRST else _derived(node, operands[0])
+        return derived(node, [self._operand(source) for source in sources(node, name)])
 
     def _operand(self, name: str) -> Dims | None:
         dims = self._known.get(name)
@@ -267,100 +250,3 @@ def _proto_dims(type_proto: TypeProto | None) -> Dims | None:
     return tuple(
         int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None) for d in type_proto.tensor_type.shape.dim
     )
-
-
-def _merge(near: Dims | None, far: Dims | None) -> Dims | None:
-    """Combine two descriptions of one shape: numbers beat names beat nothing; a conflict means not known."""
-    if near is None or far is None:
-        return near if far is None else far
-    if len(near) != len(far):
-        return None
-    return tuple(_agree(a, b) for a, b in zip(near, far, strict=True))
-
-
-def _agree(near: Dim, far: Dim) -> Dim:
-    if isinstance(near, int) and isinstance(far, int):
-        return near if near == far else None
-    if near is None or (isinstance(near, str) and isinstance(far, int)):
-        return far
-    return near
-
-
-def _broadcast(operands: list[Dims | None]) -> Dims | None:
-    """A shape with a known rank and numbers where all operands agree; dims of 1 stretch."""
-    shapes = [dims for dims in operands if dims is not None]
-    if len(shapes) != len(operands):
-        return None
-    rank = max(map(len, shapes))
-    return tuple(_stretch([dims[axis] for dims in shapes if axis >= -len(dims)]) for axis in range(-rank, 0))
-
-
-def _stretch(dims: list[Dim]) -> Dim:
-    """The broadcast of one axis: a number above 1 wins; one shared name stays; otherwise not known."""
-    numbers = {d for d in dims if isinstance(d, int) and d != 1}
-    if numbers:
-        return numbers.pop() if len(numbers) == 1 else None
-    others = {d for d in dims if d != 1}
-    if not others:
-        return 1
-    return others.pop() if len(others) == 1 else None
-
-
-def _shape_sources(node: Node | None, name: str) -> list[str]:
-    """The inputs whose shapes decide this output's, for operators that are known here."""
-    if node is None or not node.inputs or name != node.outputs[0]:
-        return []
-    if node.op in _BROADCAST:
-        return node.inputs
-    if node.op == "MatMul":
-        return node.inputs[:2]
-    return node.inputs[:1] if node.op in SAME_AS_FIRST or node.op in _DERIVED or node.op == "Reshape" else []
-
-
-def _linear(node: Node) -> Dims | None:
-    """What the weight alone tells: a Conv's output has the weight's rank and its number of filters."""
-    weight = node.scope.constants.get(node.input(1)) if node.op in ("Conv", "ConvTranspose", "Gemm") else None
-    if node.op == "Gemm":
-        columns = None if weight is None or len(weight.dims) != 2 else weight.dims[1 - node.integer("transB", 0)]
-        return (None, columns)
-    if weight is None or len(weight.dims) < 3:
-        return None
-    channels = weight.dims[0] if node.op == "Conv" else weight.dims[1] * node.integer("group", 1)
-    return (None, channels, *[None] * (len(weight.dims) - 2))
-
-
-def _product_dims(left: Dims | None, right: Dims | None) -> Dims | None:
-    """A product of stacks of matrices; stacks broadcast."""
-    if left is None or right is None or len(left) < 2 or len(right) < 2:
-        return None
-    rank = max(len(left), len(right)) - 2
-    stack = [_stretch([d[:-2][axis] for d in (left, right) if axis >= -(len(d) - 2)]) for axis in range(-rank, 0)]
-    return (*stack, left[-2], right[-1])
-
-
-def _reshaped(node: Node, dims: Dims | None) -> Dims | None:
-    from bnfold import symbolic
-
-    source = symbolic.dimensions(node.scope, node.inputs[0], dims or ())
-    return symbolic.plain(symbolic.reshaped(node, source or []))
-
-
-def _transposed(node: Node, dims: Dims) -> Dims | None:
-    order = node.integers("perm") or list(reversed(range(len(dims))))
-    return tuple(dims[axis] for axis in order) if sorted(order) == list(range(len(dims))) else None
-
-
-def _spatial_lost(node: Node, dims: Dims) -> Dims | None:
-    """Pooling keeps batch and channels; the spatial sizes are left open."""
-    fill: Dim = 1 if node.op.startswith("Global") else None
-    return (*dims[:2], *[fill] * (len(dims) - 2)) if len(dims) >= 2 else None
-
-
-_DERIVED = {
-    "Transpose": _transposed,
-    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"), _spatial_lost),
-}
-
-
-def _derived(node: Node, dims: Dims | None) -> Dims | None:
-    return None if dims is None else _DERIVED[node.op](node, dims)

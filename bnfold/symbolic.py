@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bnfold.shapes import SAME_AS_FIRST
+from bnfold.dimensions import SAME_AS_FIRST
 
 if TYPE_CHECKING:
+    from bnfold.dimensions import Dims
     from bnfold.graph import Node, Scope
-    from bnfold.shapes import Dims
 
 __all__ = ["ONE", "Monomial", "Shape", "dimensions", "plain", "product", "reshaped", "values"]
 

@@ -225,3 +225,9 @@ def test_long_chains_of_sums_are_walked_once() -> None:
     nodes = "\n".join(f"a{i} = Add(a{i - 1}, a{i - 1})" for i in range(1, 3000))
     found = scope(build("float[N,3] a0", nodes, "float[p,q] a2999")).shapes
     assert found.known_dims("a2999") == ("N", 3)
+
+
+def test_a_product_with_a_missing_operand_has_no_shape() -> None:
+    model = build("float[2,4] x", "y = MatMul(x, W)", W=(4, 3))
+    del model.graph.node[0].input[1:]
+    assert scope(model).shapes.known_dims("y") is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnfold.bench.measure import collector_off, sample
+from bnfold.bench.measure import collector_off, narrow, sample
 from bnfold.bench.statistics import ratio_interval
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def timed(runs: Mapping[str, Run], *, budget: float, precision: float, seed: int
             for name in draw.sample(names, len(names)):
                 found[name].append(sample(runs[name], loops[name], clock))
             count = len(found[names[0]])
-            if count >= FIRST_LOOK and count % 4 == 0 and narrow(found, precision):
+            if count >= FIRST_LOOK and count % 4 == 0 and all_narrow(found, precision):
                 break
     return found
 
@@ -87,8 +87,7 @@ def loops_of(run: Run, clock: Callable[[], int]) -> int:
     return max(1, round(MIN_SAMPLE * 1e9 / once))
 
 
-def narrow(found: Mapping[str, list[float]], precision: float) -> bool:
+def all_narrow(found: Mapping[str, list[float]], precision: float) -> bool:
     """Whether the intervals of all ratios are narrow enough."""
     first, *others = found.values()
-    intervals = (ratio_interval(first, other) for other in others)
-    return all(max(high / median, median / low) <= 1 + precision for low, median, high in intervals)
+    return all(narrow(ratio_interval(first, other), precision) for other in others)
