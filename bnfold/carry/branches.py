@@ -37,18 +37,18 @@ def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusa
     plain = placed.only_scale()
     signs = [1.0, -1.0] if node.op == "Sub" else [1.0] * len(node.inputs)
     carriers = range(len(node.inputs)) if placed.shifts else range(1)
-    steps = []
+    ways = []
     for carrier in carriers:
         own = Affine(placed.scale, signs[carrier] * placed.shift, placed.axis)
-        steps.append(onto_inputs(node, [own if i == carrier else plain for i in range(len(node.inputs))]))
-    return steps
+        ways.append([own if i == carrier else plain for i in range(len(node.inputs))])
+    return _any_of(node, ways)
 
 
 def extreme_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
-    return needs_no_sign(node, placed) or [onto_inputs(node, [placed] * len(node.inputs))]
+    return needs_no_sign(node, placed) or _any_of(node, [[placed] * len(node.inputs)])
 
 
 def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
@@ -60,7 +60,15 @@ def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Re
         return blocked
     factors = [0] if node.op == "Div" else range(len(node.inputs))
     one = Affine.of(1.0)
-    return [onto_inputs(node, [placed if i == factor else one for i in range(len(node.inputs))]) for factor in factors]
+    return _any_of(node, [[placed if i == factor else one for i in range(len(node.inputs))] for factor in factors])
+
+
+def _any_of(node: Node, ways: list[list[Affine]]) -> list[Step] | Refusal:
+    """The ways that are open, each given as what every operand takes; the first refusal when none is."""
+    found = [onto_inputs(node, parts) for parts in ways]
+    steps = [step for step in found if isinstance(step, Step)]
+    refusals = [step for step in found if isinstance(step, Refusal)]
+    return steps or refusals[0]
 
 
 def sum_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:

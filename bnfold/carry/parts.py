@@ -47,7 +47,8 @@ def concat_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
                 return unknown(node, "the channel count of each part")
             ends = np.cumsum(sizes)
             parts = [affine.at(axis).take(slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
-    return [onto_inputs(node, parts)]
+    step = onto_inputs(node, parts)
+    return step if isinstance(step, Refusal) else [step]
 
 
 def concat_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:

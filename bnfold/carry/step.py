@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnfold.affine import Affine
+from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -67,17 +68,33 @@ Forward = Callable[[Node, int, Affine], Step | Refusal]
 """(node, input position, affine on that input) -> the way to move it onto the outputs."""
 
 
-def onto_inputs(node: Node, parts: list[Affine]) -> Step:
+def onto_inputs(node: Node, parts: list[Affine]) -> Step | Refusal:
     """Each operand takes its part; constants are edited, computed tensors carry it on."""
     onward, edits = [], []
     for position, (name, part) in enumerate(zip(node.inputs, parts, strict=True)):
         if part.identity:
             continue
-        if node.scope.constants.get(name) is not None:
+        constant = node.scope.constants.get(name)
+        if constant is None:
+            onward.append((name, part))
+        elif _fits(node, constant, part):
             edits.append(Edit(node, position, part))
         else:
-            onward.append((name, part))
+            return Refusal(
+                "broadcast", f"a larger constant might stretch what {node.op} '{node.label}' makes", node.label
+            )
     return Step(tuple(onward), tuple(edits))
+
+
+def _fits(node: Node, constant: Constant, affine: Affine) -> bool:
+    """Whether the result keeps its shape: another operator may be what stretches it to the channels, further on."""
+    if affine.uniform:
+        return True
+    inside = -len(constant.dims) <= affine.axis < len(constant.dims)
+    size = affine.scale.size
+    return (inside and constant.dims[affine.axis] == size) or node.scope.shapes.dim(
+        node.outputs[0], affine.axis
+    ) == size
 
 
 def needs_no_shift(node: Node, affine: Affine) -> Refusal | None:

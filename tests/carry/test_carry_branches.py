@@ -51,6 +51,20 @@ KEPT = [
         W=W,
         V=(1, 4, 1, 1),
     ),
+    *[
+        kept(
+            f"{op}: a constant that would stretch what only the next operator stretches",
+            code,
+            "float[2,1,4,4] x, float[2,3,4,4] z",
+            f"a = {op}(x, k)\nb = {then}(a, z)\ny = {norm}3(b)\ns = Shape(a)",
+            k=(4, 4),
+        )
+        for op, then, norm, code in (
+            ("Add", "Add", "BNshift", "no-producer"),
+            ("Mul", "Mul", "BNscale", "no-producer"),
+            ("Max", "Max", "BNpos", "broadcast"),
+        )
+    ],
     kept(
         "computed matrices: stacks that are scaled differently",
         "axis",
