@@ -8,9 +8,10 @@ as a read by the node that owns the body, at position ``CAPTURE``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, defs
 
 from bnfold.errors import ModelReadError, printable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CAPTURE = -1
 _STANDARD = ("", "ai.onnx")
+_INCOMPLETE = "incomplete::"
 _READS_NO_VALUES = ("Shape", "Size", "CastLike")
 _WITH_BODIES = ("If", "Loop", "Scan", "SequenceMap")
 """The operators of the standard domain that carry graphs; in other domains every node is looked at."""
@@ -32,6 +34,8 @@ class Node:
     """One node of a scope, with its names as plain Python strings.
 
     ``op`` is the operator type; operators outside the standard domain carry their domain, ``com.microsoft::FusedConv``.
+    A node that lacks inputs or outputs which its operator requires is ``incomplete::Conv``: no rule knows that one.
+    Norms say themselves what they lack.
     """
 
     __slots__ = ("_attributes", "index", "inputs", "op", "outputs", "proto", "scope")
@@ -44,7 +48,13 @@ class Node:
         self.outputs: list[str] = list(proto.output)
         domain = proto.domain
         self.op: str = proto.op_type if domain in _STANDARD else f"{domain}::{proto.op_type}"
+        if self.op != "BatchNormalization" and self._lacks(*_least(self.op, scope.opset)):
+            self.op = f"{_INCOMPLETE}{self.op}"
         self._attributes: dict[str, AttributeProto] | None = None
+
+    def _lacks(self, inputs: int, outputs: int) -> bool:
+        """Whether fewer than that many inputs or outputs are there."""
+        return len(self.inputs) < inputs or len(self.outputs) < outputs or "" in self.inputs[:inputs]
 
     @property
     def attributes(self) -> dict[str, AttributeProto]:
@@ -72,6 +82,11 @@ class Node:
     def input(self, position: int) -> str:
         """The tensor read at ``position``, or an empty string where the optional input is absent."""
         return self.inputs[position] if position < len(self.inputs) else ""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether inputs or outputs are missing that the operator requires."""
+        return self.op.startswith(_INCOMPLETE)
 
     @property
     def label(self) -> str:
@@ -202,6 +217,18 @@ class Scope:
             scope = stack.pop()
             yield scope
             stack.extend(child for _, child in reversed(scope.children))
+
+
+@cache
+def _least(op: str, opset: int) -> tuple[int, int]:
+    """How many inputs and outputs an operator has at least; none where that is not known."""
+    if op.startswith("com.microsoft::Fused"):
+        return 2, 1
+    try:
+        schema = defs.get_schema(op, opset)
+    except defs.SchemaError:
+        return 0, 0
+    return int(schema.min_input), int(schema.min_output)
 
 
 def _depends_on_call(node: Node) -> bool:

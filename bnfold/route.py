@@ -330,6 +330,9 @@ class Walker:
             return Refusal(
                 "function", f"the call of function '{node.label}' stands in between", node.label, lasting=True
             )
+        if node.incomplete:
+            reason = f"'{node.label}' lacks inputs or outputs that {node.proto.op_type} requires"
+            return Refusal("blocked", reason, node.label, lasting=True)
         return Refusal("blocked", f"{node.op} '{node.label}' lets no scale or shift pass", node.label, lasting=True)
 
     def _enter(self, port: Port, affine: Affine, tensor: str, *, into: bool) -> End | Refusal:
