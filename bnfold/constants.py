@@ -119,6 +119,14 @@ class Constants:
         self._known[name] = found
         return found
 
+    def remembered(self) -> dict[str, Constant | None]:
+        """A copy of all that was found so far."""
+        return dict(self._known)
+
+    def recall(self, earlier: dict[str, Constant | None]) -> None:
+        """Forget what was found since."""
+        self._known = earlier
+
     def _find(self, name: str, depth: int) -> Constant | None:
         scope = self._scope
         tensor = scope.initializers.get(name)

@@ -1,27 +1,18 @@
 """Ranks and dimensions, from what is near: declared shapes, constants, and the operators' own rules.
 
-Where that is not enough, onnx shape inference runs once for the whole model (on the skeleton, so weights do not
-matter).
+Where that is not enough, onnx shape inference runs for the whole model (see :mod:`bnfold.infer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, TypeProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import TypeProto, ValueInfoProto
 
 from bnfold.dimensions import Dim, Dims, derived, merged, sources
 
 if TYPE_CHECKING:
     from bnfold.graph import Scope
-
-_READS_SIZES = frozenset(
-    """
-    ConstantOfShape Expand Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
-    ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze Tile TopK Unsqueeze
-    """.split()
-)
 
 __all__ = ["Shapes"]
 
@@ -160,83 +151,27 @@ class Shapes:
             while root.parent is not None:
                 root = root.parent
             if not root.is_function:
-                _infer_scopes(root)
+                from bnfold.infer import infer_scopes
+
+                infer_scopes(root)
         return self._inferred
+
+    def remembered(self) -> tuple[dict[str, Dims | None], dict[str, Any]]:
+        """A copy of all that was found so far."""
+        return dict(self._known), dict(self.computed)
+
+    def recall(self, earlier: tuple[dict[str, Dims | None], dict[str, Any]]) -> None:
+        """Forget what was found since."""
+        self._known, self.computed = earlier
+
+    def inferred(self, name: str) -> Dims | None:
+        """What onnx shape inference says."""
+        return _proto_dims(self._infer().get(name))
 
     def learn(self, graph: Any) -> None:
         """Take the types that inference wrote into ``graph``, this scope's counterpart; without one, none."""
         values = [] if graph is None else [*graph.value_info, *graph.input, *graph.output]
         self._inferred = {value.name: value.type for value in values}
-
-
-def _infer_scopes(root: Scope) -> None:
-    bare = ModelProto()
-    bare.CopyFrom(root.model.proto)
-    for scope in root.scopes():
-        scope.shapes.learn(None)  # what asks for a type from here on gets no second inference
-    for scope, graph in _pairs(root, bare.graph):
-        _state_constants(scope, graph)
-    _forget_declarations(bare.graph, overridable=bare.ir_version >= 4)
-    try:
-        inferred: ModelProto = shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
-        return
-    for scope, graph in _pairs(root, inferred.graph):
-        scope.shapes.learn(graph)
-
-
-def _pairs(root: Scope, graph: Any) -> Iterator[tuple[Scope, Any]]:
-    """Each scope with its counterpart in a copy of the model."""
-    pairs = [(root, graph)]
-    while pairs:
-        scope, graph = pairs.pop()
-        yield scope, graph
-        for node, child in scope.children:
-            pairs.extend((child, body) for body in _bodies(graph.node[node.index]) if _same_body(child, body))
-
-
-def _state_constants(scope: Scope, graph: Any) -> None:
-    """Put constants in place of expressions that sizes and axes come from; inference does not look through all of
-    them."""
-    for node in scope.nodes:
-        if node.op not in _READS_SIZES:
-            continue
-        for name in node.inputs:
-            maker = scope.producers.get(name)
-            constant = None if maker is None or maker.op == "Constant" else scope.constants.get(name)
-            if maker is None or constant is None or constant.floating or len(maker.outputs) != 1:
-                continue
-            value = numpy_helper.from_array(constant.array())
-            graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
-
-
-def _forget_declarations(graph: Any, *, overridable: bool) -> None:
-    """Leave only the inputs' shapes, so that what inference finds is proven and not repeated.
-
-    Where callers can override initializers, their values prove nothing either.
-    """
-    waiting = [graph]
-    while waiting:
-        body = waiting.pop()
-        given = {value.name for value in body.input} if overridable else set()
-        kept = [tensor for tensor in body.initializer if tensor.name not in given]
-        if len(kept) != len(body.initializer):
-            del body.initializer[:]
-            body.initializer.extend(kept)
-        del body.value_info[:]
-        for value in body.output:
-            value.type.tensor_type.ClearField("shape")
-        waiting.extend(inner for node in body.node for inner in _bodies(node))
-
-
-def _bodies(node: Any) -> list[Any]:
-    from bnfold.graph import attribute_graphs
-
-    return [body for _, body in attribute_graphs(node)]
-
-
-def _same_body(child: Scope, body: Any) -> bool:
-    return child.outputs == [value.name for value in body.output] and len(child.nodes) == len(body.node)
 
 
 def _type_of(value: Any) -> Any:

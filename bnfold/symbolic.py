@@ -64,15 +64,37 @@ def dimensions(scope: Scope, tensor: str, dims: Dims | None = None) -> Shape | N
     found = scope.shapes.dims(tensor) if dims is None else dims
     if found is None:
         return None
-    origin = tensor
-    for _ in range(_DEPTH):
-        node = scope.producer(origin)
-        if node is None or node.op not in SAME_AS_FIRST or origin != node.outputs[0]:
-            break
-        origin = node.inputs[0]
+    origin = _origin(scope, tensor, found)
     twice = {d for d in found if isinstance(d, str) and found.count(d) > 1}  # then it names no size
     named = [d if isinstance(d, int) or d not in twice | _NAMELESS else None for d in found]
     return [Monomial(d) if isinstance(d, int) else Monomial(1, (d or f"?{origin}:{i}",)) for i, d in enumerate(named)]
+
+
+def _origin(scope: Scope, tensor: str, dims: Dims) -> str:
+    """The tensor that first has this shape, as far as the axes that are not numbers are concerned."""
+    for _ in range(_DEPTH):
+        node = scope.producer(tensor)
+        if node is None or not node.inputs or tensor != node.outputs[0]:
+            break
+        if node.op in SAME_AS_FIRST:
+            tensor = node.inputs[0]
+            continue
+        data = _unstretched(node, dims) if node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2 else None
+        if data is None:
+            break
+        tensor = data
+    return tensor
+
+
+def _unstretched(node: Node, dims: Dims) -> str | None:
+    """The tensor that meets a constant, when no axis but one of known size can be stretched by it."""
+    for data, other in (node.inputs, node.inputs[::-1]):
+        constant = node.scope.constants.get(other)
+        if constant is None or node.scope.shapes.rank(data) != len(dims):
+            continue
+        behind = zip(reversed(constant.dims), reversed(dims), strict=False)
+        return data if all(size == 1 or isinstance(d, int) for size, d in behind) else None
+    return None
 
 
 def reshaped(node: Node, source: Shape) -> Shape | None:

