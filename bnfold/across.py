@@ -12,7 +12,8 @@ from bnfold.affine import Affine
 from bnfold.graph import CAPTURE, Node, Scope
 from bnfold.plan import Chain, ScopePlan
 from bnfold.refusals import Refusal
-from bnfold.route import Route, Walker
+from bnfold.route import Route
+from bnfold.walker import Walker
 
 __all__ = ["fold_across"]
 

@@ -8,7 +8,8 @@ from bnfold.affine import Affine
 from bnfold.chains import joins_outputs
 from bnfold.plan import Chain, ScopePlan, compose
 from bnfold.refusals import Refusal
-from bnfold.route import Route, Walker
+from bnfold.route import Route
+from bnfold.walker import Walker
 
 __all__ = ["merge"]
 

@@ -21,7 +21,8 @@ from bnfold.graph import Scope
 from bnfold.merge import merge
 from bnfold.plan import Chain, Limits, ScopePlan
 from bnfold.refusals import Refusal
-from bnfold.route import Route, Walker
+from bnfold.route import Route
+from bnfold.walker import Walker
 
 __all__ = ["plan_scope"]
 
