@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized
+from bnfold.absorb.dequantized import Dequantized, dequantized
 from bnfold.absorb.port import Rewrite, Scaled
 from bnfold.affine import Affine
 from bnfold.blobs import Blob
@@ -223,7 +224,7 @@ class _Sweep:
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
-    if isinstance(quantized.dequantized(node, 1), quantized.Dequantized):
+    if isinstance(dequantized(node, quantized.side(node)), Dequantized):
         assert into is None, "quantized weights take an affine behind the operator only"
         assert out is not None, "only operators that take an affine are rewritten"
         return quantized.rewrite(node, out)

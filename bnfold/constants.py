@@ -50,6 +50,7 @@ class Constant:
         tensor: the stored tensor when there is one (initializer or ``Constant`` node), else None.
         node: the ``Constant`` node or the last node of an expression, else None for an initializer.
         value: the evaluated array of an expression.
+        quantized: it is an expression with a DequantizeLinear in it.
     """
 
     scope: Scope
@@ -59,6 +60,7 @@ class Constant:
     tensor: TensorProto | None
     node: Node | None = None
     value: NDArray[Any] | None = None
+    quantized: bool = False
 
     @property
     def size(self) -> int:
@@ -131,7 +133,7 @@ class Constants:
         scope = self._scope
         tensor = scope.initializers.get(name)
         if tensor is not None:
-            if name in scope.inputs and scope.model.proto.ir_version >= 4:
+            if name in scope.inputs and (scope.model.proto.ir_version >= 4 or scope.parent is not None):
                 return None
             return _stored(scope, name, tensor, None)
         node = scope.producers.get(name)
@@ -168,7 +170,9 @@ def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None
         return None
     from onnx import helper
 
-    return Constant(scope, name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, None, node, value)
+    quantized = node.op == "DequantizeLinear" or any(c is not None and c.quantized for c in inputs)
+    data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+    return Constant(scope, name, data_type, value.shape, None, node, value, quantized)
 
 
 def _constant_node(scope: Scope, name: str, node: Node) -> Constant | None:
@@ -204,7 +208,7 @@ def _cast_like(scope: Scope, name: str, node: Node, depth: int) -> Constant | No
         return None
     values = dtypes.from_float64(constant.float64(), target)
     array = np.frombuffer(values, dtypes.numpy_dtype(target)).reshape(constant.dims)
-    return Constant(scope, name, target, constant.dims, None, node, array)
+    return Constant(scope, name, target, constant.dims, None, node, array, constant.quantized)
 
 
 def _shape_of(scope: Scope, name: str, node: Node) -> Constant | None:

@@ -28,6 +28,7 @@ __all__ = [
     "FLOAT16",
     "FLOATS",
     "all_finite",
+    "exact_bytes",
     "from_float64",
     "itemsize",
     "limits",
@@ -43,6 +44,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Buffer = bytes | bytearray | memoryview
 
 FLOAT, UINT8, INT8, UINT16, INT16, INT32, INT64 = 1, 2, 3, 4, 5, 6, 7
+UINT4, INT4 = 21, 22
 STRING, BOOL, FLOAT16, DOUBLE, UINT32, UINT64, COMPLEX64, COMPLEX128, BFLOAT16 = 8, 9, 10, 11, 12, 13, 14, 15, 16
 
 #: Element types that weights and batch norm parameters can have (values of ``TensorProto.DataType``).
@@ -133,6 +135,20 @@ def all_finite(stored: Array, data_type: int) -> bool:
     if exponent is None:
         return bool(np.isfinite(stored).all())
     return not ((stored.view(np.uint16) & exponent) == exponent).any()
+
+
+def exact_bytes(values: npt.NDArray[np.float64], data_type: int) -> bytes:
+    """Return integers, or numbers of another type that float64 holds exactly, as raw bytes of ``data_type``.
+
+    Two 4-bit integers share a byte, the first one in its lower half.
+    """
+    if data_type not in (UINT4, INT4):
+        whole: bytes = values.astype(_DTYPES[data_type]).tobytes()
+        return whole
+    halves = np.zeros(values.size + values.size % 2, np.uint8)
+    halves[: values.size] = values.astype(np.int64).ravel() & 15
+    packed: bytes = (halves[::2] | halves[1::2] << 4).tobytes()
+    return packed
 
 
 def store_float64(values: npt.NDArray[np.float64], result: Array, data_type: int) -> None:

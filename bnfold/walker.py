@@ -97,7 +97,7 @@ class Walker:
             return port or self._at.blocked(node)
         steps = rule(node, tensor, affine)
         if isinstance(steps, Refusal):
-            return steps
+            return port if port is not None and port.code == "quantized" else steps
         if len(steps) == 1:
             return self._follow(route, stack, steps[0], node, depth)
         return self._choose(route, steps, node, depth, nesting)
@@ -141,7 +141,7 @@ class Walker:
             return matmul.after(node) if matmul.unit_of(node) is not None else None
         rule = absorb.AFTER.get(node.op)
         port = None if rule is None else rule(node)
-        if isinstance(port, Refusal) and port.code == "quantized":
+        if isinstance(port, Refusal) and port.code == "quantized" and quantized.stands_at(node):
             return quantized.after(node)
         return port
 

@@ -106,8 +106,8 @@ class ConstantWriter:
         node: Node,
         source: Constant | None = None,
     ) -> None:
-        if data_type not in dtypes.FLOATS:  # integers, held exactly by float64
-            _set_raw(tensor, values.astype(dtypes.numpy_dtype(data_type)).tobytes())
+        if data_type not in dtypes.FLOATS:
+            _set_raw(tensor, dtypes.exact_bytes(values, data_type))
             return
         if data_type == dtypes.FLOAT and values.size <= _SMALL:
             self._waiting.append((tensor, values, node, source))

@@ -15,7 +15,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["after", "before", "rewrite"]
+__all__ = ["addend", "after", "before", "rewrite", "unusable"]
 
 
 def after(node: Node) -> Port | Refusal:
@@ -23,13 +23,13 @@ def after(node: Node) -> Port | Refusal:
     weight = weight_of(node, 1)
     if isinstance(weight, Refusal):
         return weight
-    blocked = _unusable(node, weight.dims)
+    blocked = unusable(node, weight.dims)
     if blocked is not None:
         return blocked
     columns = weight.dims[0] if node.integer("transB", 0) else weight.dims[1]
-    addend = _addend(node, columns)
-    if isinstance(addend, Refusal):
-        return Refusal(addend.code, addend.reason, addend.node, lasting=True)
+    old = addend(node, columns)
+    if isinstance(old, Refusal):
+        return Refusal(old.code, old.reason, old.node, lasting=True)
     return Port(node, 1, columns)
 
 
@@ -43,9 +43,9 @@ def before(node: Node, position: int) -> Port | Refusal:
     if len(weight.dims) != 2:
         return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
     channels, columns = weight.dims[::-1] if node.integer("transB", 0) else weight.dims
-    addend = _addend(node, columns)
+    old = addend(node, columns)
     axis = 0 if node.integer("transA", 0) else 1
-    return Port(node, axis, channels, addend if isinstance(addend, Refusal) else None)
+    return Port(node, axis, channels, old if isinstance(old, Refusal) else None)
 
 
 def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
@@ -61,15 +61,15 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     if into is not None and into.scales:
         factors.append(_along(into.over(rows).scale, rows_axis))
     changes: list[Scaled | Stored] = [Scaled(1, (weight.dims[0], weight.dims[1]), tuple(factors))] if factors else []
-    addend = _addend(node, columns)
-    if isinstance(addend, Refusal):
+    old = addend(node, columns)
+    if isinstance(old, Refusal):
         return Rewrite(node, tuple(changes))
-    new = addend
+    new = old
     if into is not None and into.shifts:
         new = new + node.real("alpha", 1.0) * _times_weight(weight.array(), into.over(rows).shift, transposed)
     if out is not None and (out.shifts or new.any()):
         new = out.over(columns).scale * new + out.over(columns).shift
-    if new is addend:
+    if new is old:
         return Rewrite(node, tuple(changes))
     changes.append(Stored(2, new, weight.data_type))
     beta: dict[str, float | int] = {"beta": 1.0} if node.real("beta", 1.0) != 1.0 else {}
@@ -86,7 +86,7 @@ def _along(vector: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return vector.reshape(-1, 1) if axis == 0 else vector.reshape(1, -1)
 
 
-def _addend(node: Node, columns: int) -> NDArray[np.float64] | Refusal:
+def addend(node: Node, columns: int) -> NDArray[np.float64] | Refusal:
     """``beta * C`` in float64, as it broadcasts; a zero when there is no C or beta is 0."""
     name, beta = node.input(2), node.real("beta", 1.0)
     if not name or beta == 0.0:
@@ -94,12 +94,15 @@ def _addend(node: Node, columns: int) -> NDArray[np.float64] | Refusal:
     constant = node.scope.constants.get(name)
     if constant is None or not constant.floating:
         return Refusal("bias-not-constant", f"the addend '{name}' is not constant", node.label)
+    if constant.quantized:
+        return Refusal("quantized", f"the addend '{name}' is quantized, and the weight is not", node.label)
     if len(constant.dims) > 2 or constant.dims[-1:] not in ((), (1,), (columns,)):
         return Refusal("parameter-shape", f"the addend '{name}' does not fit {columns} columns", node.label)
     return beta * constant.float64()
 
 
-def _unusable(node: Node, dims: tuple[int, ...]) -> Refusal | None:
+def unusable(node: Node, dims: tuple[int, ...]) -> Refusal | None:
+    """Why this Gemm with a weight of these dimensions takes nothing in."""
     if len(dims) != 2:
         return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
     if node.string("activation", ""):

@@ -35,7 +35,9 @@ def _constant_side(node: Node) -> tuple[int, Constant] | Refusal:
     if isinstance(right, Refusal):
         left = weight_of(node, 0)
         if isinstance(left, Refusal):
-            return right
+            return left if left.code == "quantized" else right
+        if node.scope.constants.get(node.input(1)) is not None:
+            return right  # a product of constants, one of them quantized
         side, weight = 0, left
     else:
         side, weight = 1, right

@@ -83,7 +83,7 @@ def weight_of(node: Node, position: int) -> Constant | Refusal:
     name = node.input(position)
     constant = node.scope.constants.get(name)
     producer = node.scope.producer(name)
-    if producer is not None and producer.op == "DequantizeLinear":
+    if (producer is not None and producer.op == "DequantizeLinear") or (constant is not None and constant.quantized):
         return Refusal("quantized", f"the weight '{name}' is quantized", node.label, lasting=True)
     if constant is None:
         return Refusal("weight-not-constant", f"the weight '{name}' is not constant", node.label, lasting=True)
@@ -110,6 +110,8 @@ def bias_problem(node: Node, position: int, channels: int) -> Refusal | None:
     constant = node.scope.constants.get(name)
     if constant is None or not constant.floating:
         return Refusal("bias-not-constant", f"the bias '{name}' is not constant", node.label)
+    if constant.quantized:
+        return Refusal("quantized", f"the bias '{name}' is quantized, and the weight is not", node.label)
     if constant.size not in (1, channels):
         return Refusal(
             "parameter-shape", f"the bias '{name}' has {constant.size} values for {channels} channels", node.label

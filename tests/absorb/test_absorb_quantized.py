@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from helpers import assert_same, build, feeds_for, fold, folds, initializers, integers, keeps
+from onnx import helper
 
 X = "float[2,4,5,5] x"
 CONV = "w = DequantizeLinear<axis={axis}>(q, s, z)\nc = Conv(x, w)\ny = BN3(c)"
@@ -127,12 +129,6 @@ REFUSED = {
         "w = DequantizeLinear(q, s)\nc = ConvTranspose <group=2> (x, w)\ny = BN4(c)",
         {"q": int8((4, 2, 2, 2)), "s": POWER},
     ),
-    "alpha": (
-        "quantized",
-        "float[2,4] x",
-        "w = DequantizeLinear(q, s)\nc = Gemm <alpha=0.5> (x, w)\ny = BN3(c)",
-        {"q": int8((4, 3)), "s": POWER},
-    ),
     "a computed bias": (
         "bias-not-constant",
         X + ", float[3] b",
@@ -180,15 +176,75 @@ REFUSED = {
     ),
     "blocks across channels": (
         "quantized",
-        "float[2,4] x",
+        "float x, int64[r] s",
         "w = DequantizeLinear <axis=1, block_size=2> (q, s)\nc = Gemm(x, w)\ny = BNpos4(c)",
         {"q": int8((4, 4)), "s": np.full((4, 2), 0.25, np.float32)},
     ),
-    "blocks of negative channels": (
+    "a scale that is no number": (
+        "overflow",
+        X,
+        "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)",
+        FILTERS | {"s": np.float32(np.nan)},
+    ),
+    "negative scales that overflow": (
+        "overflow",
+        X,
+        "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)",
+        FILTERS | {"s": np.float32(-3e38)},
+    ),
+    "a bias whose scale overflows": (
         "quantized",
-        "float[2,4] x",
-        "w = DequantizeLinear <axis=0, block_size=2> (q, s)\nc = Gemm(x, w)\ny = BN4(c)",
-        {"q": int8((4, 4)), "s": np.full((2, 4), 0.25, np.float32)},
+        X,
+        CONV_BIAS.format("t"),
+        FILTERS | {"i": COUNTS.astype(np.int32), "t": np.float32(3e38)},
+    ),
+    "a bias too coarse for the shift": (
+        "quantized",
+        X,
+        CONV_BIAS.format("t"),
+        FILTERS | {"i": COUNTS.astype(np.int32), "t": np.float32(1000)},
+    ),
+    "an addend of integers, one for each row": (
+        "quantized",
+        "float x, int64[r] s",
+        "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\nc = Gemm(x, w, b)\ny = BN3(c)",
+        {"q": int8((4, 3)), "s": POWER, "i": COUNTS.astype(np.int32).reshape(3, 1)},
+    ),
+    "an addend of integers that does not count": (
+        "quantized",
+        "float x, int64[r] s",
+        "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\nc = Gemm <beta=0.0> (x, w, b)\ny = BN3(c)",
+        {"q": int8((4, 3)), "s": POWER, "i": COUNTS.astype(np.int32)},
+    ),
+    "a weight that is transposed behind its integers": (
+        "quantized",
+        "float x, int64[r] s",
+        "d = DequantizeLinear(q, s)\nw = Transpose(d)\nc = MatMul(x, w)\ny = BN3(c)",
+        {"q": int8((3, 4)), "s": POWER},
+    ),
+    "a bias of integers beside a weight of floats": (
+        "quantized",
+        X,
+        "b = DequantizeLinear(i, s)\nc = Conv(x, W, b)\ny = BN3(c)",
+        {"W": (3, 4, 2, 2), "s": POWER, "i": COUNTS.astype(np.int32)},
+    ),
+    "an addend of integers beside a weight of floats": (
+        "quantized",
+        "float x, int64[r] s",
+        "b = DequantizeLinear(i, s)\nc = Gemm(x, W, b)\ny = BN3(c)",
+        {"W": (4, 3), "s": POWER, "i": COUNTS.astype(np.int32)},
+    ),
+    "constants on both sides, of which one is quantized": (
+        "axis",
+        "float x, int64[r] s",
+        "w = DequantizeLinear(q, s)\nc = MatMul(A, w)\nt = Transpose(c)\nn = BN3(t)\ny = Max(n, x)",
+        {"A": (3, 3), "q": int8((3, 3)), "s": POWER},
+    ),
+    "a weight on the left of what may be a vector": (
+        "quantized",
+        "float x, int64[r] s",
+        "w = DequantizeLinear(q, e)\nv = Reshape(x, s)\nc = MatMul(w, v)\ny = Mul(c, k)",
+        {"q": int8((3, 4)), "e": POWER, "k": np.float32(2)},
     ),
 }
 
@@ -196,3 +252,103 @@ REFUSED = {
 @pytest.mark.parametrize(("code", "inputs", "nodes", "constants"), REFUSED.values(), ids=REFUSED)
 def test_what_the_quantization_cannot_express(code: str, inputs: str, nodes: str, constants: dict[str, Any]) -> None:
     keeps(build(inputs, nodes, **constants), code)
+
+
+FOUR_BITS, FOUR_UNSIGNED, EIGHT_FLOAT = ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float8_e4m3fn
+
+
+def small(kind: Any, shape: tuple[int, ...], low: int, high: int) -> np.ndarray[Any, Any]:
+    return integers(shape, "q", np.float32, low, high).astype(kind)
+
+
+@pytest.mark.parametrize("norm", ["BN3", "BNpos3"])
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "zero"),
+    [(FOUR_BITS, -7, 8, 0), (FOUR_BITS, -3, 4, 1), (FOUR_UNSIGNED, 2, 15, 8), (EIGHT_FLOAT, -7, 8, 0)],
+)
+def test_small_types_flip_too(kind: Any, low: int, high: int, zero: int, norm: str) -> None:
+    """With a count that is odd, as two numbers of four bits share a byte."""
+    text = f"w = DequantizeLinear(q, s, z)\nc = Conv(x, w)\ny = {norm}(c)"
+    model = build("float[2,5,5,5] x", text, q=small(kind, (3, 5, 1, 1), low, high), s=POWER, z=np.array(zero).astype(kind))
+    folded = folds(model)
+    (weight,) = (t for t in folded.graph.initializer if tuple(t.dims) == (3, 5, 1, 1))
+    assert weight.data_type == helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+
+
+def test_four_bits_that_leave_their_range() -> None:
+    text = "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)"
+    keeps(build(X, text, q=np.full((3, 4, 1, 1), -8).astype(FOUR_BITS), s=POWER), "quantized")
+
+
+def test_types_whose_sign_is_not_flipped() -> None:
+    text = "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)"
+    keeps(build(X, text, opset=23, q=np.ones((3, 4, 1, 1)).astype(ml_dtypes.float4_e2m1fn), s=POWER), "quantized")
+
+
+BLOCKS = np.exp2(integers((2, 3), "s", low=-2, high=2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("zero", [None, np.array([[1, -2, 3], [0, 2, -1]], np.int8)])
+def test_blocks_of_negative_channels_flip_about_their_own_zero_points(zero: np.ndarray[Any, Any] | None) -> None:
+    """Two blocks of three, the second of which is cut short."""
+    point = "" if zero is None else ", z"
+    text = f"w = DequantizeLinear<axis=0, block_size=3>(q, s{point})\nc = Gemm(x, w)\ny = BN3(c)"
+    model = build("float[2,5] x", text, q=int8((5, 3)), s=BLOCKS, **({} if zero is None else {"z": zero}))
+    folded = fold(model).model
+    assert not any(node.op_type == "BatchNormalization" for node in folded.graph.node)
+    reference(model, folded)
+
+
+def test_blocks_of_channels_that_are_scaled_alike() -> None:
+    text = "w = DequantizeLinear<axis=1, block_size=2>(q, s)\nc = Gemm(x, w)\ny = Mul(c, k)"
+    factors = np.array([2, 2, -4, -4, 8], np.float32)
+    model = build("float[2,4] x", text, q=int8((4, 5)), s=np.full((4, 3), 0.25, np.float32), k=factors)
+    reference(model, folds(model, exact=False))
+
+
+def reference(model: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+    feeds = feeds_for(model)
+    (want,), (got,) = (onnx.reference.ReferenceEvaluator(m).run(None, feeds) for m in (model, folded))
+    np.testing.assert_array_equal(want, got)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (3, 1), (3, 3)])
+@pytest.mark.parametrize("factors", ["", "<alpha=0.5>", "<beta=2.0>", "<alpha=2.0, beta=0.0>"])
+def test_every_shape_of_an_addend(shape: tuple[int, ...], factors: str) -> None:
+    text = f"w = DequantizeLinear(q, s)\nc = Gemm {factors} (x, w, b)\ny = BN3(c)"
+    folds(build("float[3,4] x", text, q=int8((4, 3)), s=POWER, b=integers(shape, "b")))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+@pytest.mark.parametrize("factors", ["", "<alpha=0.5, beta=0.5>"])
+def test_an_addend_of_integers(shape: tuple[int, ...], factors: str) -> None:
+    text = f"w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, t)\nc = Gemm {factors} (x, w, b)\ny = BNpos3(c)"
+    constants = {"i": integers(shape, "i", np.int32, -900, 900), "t": np.float32(2**-6)}
+    folds(build("float[3,4] x", text, q=int8((4, 3)), s=POWER, **constants))
+
+
+def test_a_coarse_bias_is_fine_where_the_accumulator_is_as_coarse() -> None:
+    """The data is quantized too: half a step of the bias is half a step of an integer kernel's sum."""
+    text = "x = DequantizeLinear(d, e)\n" + CONV_BIAS.format("t")
+    constants = {"i": COUNTS.astype(np.int32), "e": np.float32(64), "t": np.float32(16)}
+    model = build("uint8[2,4,5,5] d", text, "float[2,3,4,4] y", **FILTERS, **constants)
+    folded = fold(model).model
+    assert not any(node.op_type == "BatchNormalization" for node in folded.graph.node)
+    constants["t"] = np.float32(32)
+    keeps(build("uint8[2,4,5,5] d", text, "float[2,3,4,4] y", **FILTERS, **constants), "quantized")
+
+
+def test_a_weight_on_the_left() -> None:
+    text = "w = DequantizeLinear(q, s)\nc = MatMul(w, x)\nt = Transpose(c)\ny = BN3(t)"
+    folded = folds(build("float[4,2] x", text, q=int8((3, 4)), s=POWER), affines=1)
+    assert folded.graph.node[0].op_type == "DequantizeLinear"
+    folds(build("float[4,2] x", text.replace("BN3", "BNscale3"), q=int8((3, 4)), s=POWER))
+
+
+def test_weights_that_are_dequantized_to_another_type() -> None:
+    text = "w = DequantizeLinear <output_dtype=10> (q, s)\nc = Conv(x, w)\ny = BN3(c)"
+    model = build("float16[2,4,5,5] x", text, opset=23, norms_as=np.float16, **FILTERS)
+    folded = fold(model).model
+    onnx.checker.check_model(folded, full_check=True)
+    assert {t.data_type for t in folded.graph.initializer} == {1, 3, 10}
+    reference(model, folded)
