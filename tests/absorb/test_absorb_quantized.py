@@ -176,7 +176,7 @@ REFUSED = {
     ),
     "blocks across channels": (
         "quantized",
-        "float x, int64[r] s",
+        "float[2,4] x",
         "w = DequantizeLinear <axis=1, block_size=2> (q, s)\nc = Gemm(x, w)\ny = BNpos4(c)",
         {"q": int8((4, 4)), "s": np.full((4, 2), 0.25, np.float32)},
     ),
@@ -206,19 +206,19 @@ REFUSED = {
     ),
     "an addend of integers, one for each row": (
         "quantized",
-        "float x, int64[r] s",
+        "float[3,4] x",
         "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\nc = Gemm(x, w, b)\ny = BN3(c)",
         {"q": int8((4, 3)), "s": POWER, "i": COUNTS.astype(np.int32).reshape(3, 1)},
     ),
     "an addend of integers that does not count": (
         "quantized",
-        "float x, int64[r] s",
+        "float[3,4] x",
         "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\nc = Gemm <beta=0.0> (x, w, b)\ny = BN3(c)",
         {"q": int8((4, 3)), "s": POWER, "i": COUNTS.astype(np.int32)},
     ),
     "a weight that is transposed behind its integers": (
         "quantized",
-        "float x, int64[r] s",
+        "float[2,4] x",
         "d = DequantizeLinear(q, s)\nw = Transpose(d)\nc = MatMul(x, w)\ny = BN3(c)",
         {"q": int8((3, 4)), "s": POWER},
     ),
@@ -230,21 +230,15 @@ REFUSED = {
     ),
     "an addend of integers beside a weight of floats": (
         "quantized",
-        "float x, int64[r] s",
+        "float[2,4] x",
         "b = DequantizeLinear(i, s)\nc = Gemm(x, W, b)\ny = BN3(c)",
         {"W": (4, 3), "s": POWER, "i": COUNTS.astype(np.int32)},
     ),
     "constants on both sides, of which one is quantized": (
         "axis",
-        "float x, int64[r] s",
+        "float[3,3] x",
         "w = DequantizeLinear(q, s)\nc = MatMul(A, w)\nt = Transpose(c)\nn = BN3(t)\ny = Max(n, x)",
         {"A": (3, 3), "q": int8((3, 3)), "s": POWER},
-    ),
-    "a weight on the left of what may be a vector": (
-        "quantized",
-        "float x, int64[r] s",
-        "w = DequantizeLinear(q, e)\nv = Reshape(x, s)\nc = MatMul(w, v)\ny = Mul(c, k)",
-        {"q": int8((3, 4)), "e": POWER, "k": np.float32(2)},
     ),
 }
 
@@ -343,6 +337,12 @@ def test_a_weight_on_the_left() -> None:
     folded = folds(build("float[4,2] x", text, q=int8((3, 4)), s=POWER), affines=1)
     assert folded.graph.node[0].op_type == "DequantizeLinear"
     folds(build("float[4,2] x", text.replace("BN3", "BNscale3"), q=int8((3, 4)), s=POWER))
+
+
+def test_a_weight_on_the_left_of_what_may_be_a_vector() -> None:
+    text = "w = DequantizeLinear(q, e)\nv = Reshape(x, s)\nc = MatMul(w, v)\ny = Mul(c, k)"
+    constants = {"q": int8((3, 4)), "e": POWER, "k": np.float32(2)}
+    keeps(build("float[4,2] x, int64[r] s", text, "float[a,b] y", **constants), "quantized")
 
 
 def test_weights_that_are_dequantized_to_another_type() -> None:
