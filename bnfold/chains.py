@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bnfold import gelu, read
 from bnfold.absorb import matmul
+from bnfold.calls import original_label
 from bnfold.graph import Node
 from bnfold.plan import Chain, ScopePlan, compose
 from bnfold.read import AffineNode
@@ -66,7 +67,8 @@ def _read(plan: ScopePlan, node: Node) -> AffineNode | Refusal | None:
         return found
     if found is None or isinstance(found, Refusal):
         return found if norm else None
-    excluded = plan.limits.skip.get(node.label)
+    skip = plan.limits.skip
+    excluded = (skip.get(node.label) or skip.get(original_label(node.proto))) if skip else None
     if excluded is not None:
         return excluded
     unit = matmul.unit_of(node) if node.op == "Add" else None

@@ -22,6 +22,7 @@ SAME_AS_FIRST = frozenset(
     PRelu QuantizeLinear Relu Selu Sigmoid Softmax Softplus Softsign Sqrt Swish Tanh ThresholdedRelu
     """.split()
 )
+_PRODUCTS = ("MatMul", "com.microsoft::FusedMatMul")
 _BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Sum", "Max", "Min", "Mean"])
 
 
@@ -31,7 +32,7 @@ def sources(node: Node | None, name: str) -> list[str]:
         return []
     if node.op in _BROADCAST:
         return node.inputs
-    if node.op == "MatMul":
+    if node.op in _PRODUCTS:
         return [node.inputs[0], node.input(1)]
     return node.inputs[:1] if node.op in SAME_AS_FIRST or node.op in _DERIVED or node.op == "Reshape" else []
 
@@ -42,8 +43,8 @@ def derived(node: Node, operands: list[Dims | None]) -> Dims | None:
         return _linear(node)
     if node.op in _BROADCAST:
         return _broadcast(operands)
-    if node.op == "MatMul":
-        return _product_dims(*operands)
+    if node.op in _PRODUCTS:
+        return _product_dims(node, *operands)
     if node.op == "Reshape":
         return _reshaped(node, operands[0])
     if node.op in SAME_AS_FIRST or operands[0] is None:
@@ -100,13 +101,17 @@ def _linear(node: Node) -> Dims | None:
     return (None, channels, *[None] * (len(weight.dims) - 2))
 
 
-def _product_dims(left: Dims | None, right: Dims | None) -> Dims | None:
-    """A product of stacks of matrices; stacks broadcast."""
+def _product_dims(node: Node, left: Dims | None, right: Dims | None) -> Dims | None:
+    """A product of stacks of matrices; stacks broadcast, and FusedMatMul may transpose the matrices first."""
     if left is None or right is None or len(left) < 2 or len(right) < 2:
         return None
+    if node.integer("transBatchA", 0) or node.integer("transBatchB", 0):
+        return None
+    rows = left[-1 if node.integer("transA", 0) else -2]
+    columns = right[-2 if node.integer("transB", 0) else -1]
     rank = max(len(left), len(right)) - 2
     stack = [_stretch([d[:-2][axis] for d in (left, right) if axis >= -(len(d) - 2)]) for axis in range(-rank, 0)]
-    return (*stack, left[-2], right[-1])
+    return (*stack, rows, columns)
 
 
 def _reshaped(node: Node, dims: Dims | None) -> Dims | None:

@@ -27,7 +27,7 @@ _READS_NO_VALUES = ("Shape", "Size", "CastLike")
 _WITH_BODIES = ("If", "Loop", "Scan", "SequenceMap")
 """The operators of the standard domain that carry graphs; in other domains every node is looked at."""
 
-__all__ = ["CAPTURE", "Node", "Scope", "Use", "attribute_graphs", "index_model"]
+__all__ = ["CAPTURE", "Node", "Scope", "Use", "attribute_graphs", "index_model", "label_of"]
 
 
 class Node:
@@ -91,9 +91,12 @@ class Node:
     @property
     def label(self) -> str:
         """The node's name, or ``operator:output`` when it has none; safe to print."""
-        if self.proto.name:
-            return printable(self.proto.name)
-        return printable(f"{self.proto.op_type}:{next(filter(None, self.outputs), '')}")
+        return label_of(self.proto)
+
+
+def label_of(node: NodeProto) -> str:
+    """The node's name, or ``operator:output`` when it has none; safe to print."""
+    return printable(node.name or f"{node.op_type}:{next(filter(None, node.output), '')}")
 
 
 class Use(NamedTuple):

@@ -48,10 +48,13 @@ class Junction:
         """A node whose constants must not change."""
         if not step.edits:
             return None
-        stays = self._plan.refused.get(node.index)
-        if stays is not None and stays.code in ("activation", "excluded"):
+        if self._to_stay(node):
             return Refusal("blocked", f"the constant of {node.op} '{node.label}' is to stay as it is", node.label)
         return self._plan.excluded_hosts.get(node.index)
+
+    def _to_stay(self, node: Node) -> bool:
+        stays = self._plan.refused.get(node.index)
+        return stays is not None and stays.code in ("activation", "excluded")
 
     def meet(self, route: Route, node: Node, affine: Affine, *, into: bool) -> Refusal | None:
         """An affine operator that stays is in the way, or takes the other one in when merging."""
@@ -82,10 +85,12 @@ class Junction:
     def enter(self, port: Port, affine: Affine, tensor: str, *, into: bool) -> End | Refusal:
         """End at a linear operator, when its channels are the affine's."""
         node = port.node
-        add = matmul.bias_add(node) if self._plan.excluded_hosts and node.op in matmul.MATMULS else None
+        add = matmul.bias_add(node) if node.op in matmul.MATMULS else None
         for written in (node, add):
             if written is not None and written.index in self._plan.excluded_hosts:
                 return self._plan.excluded_hosts[written.index]
+        if add is not None and (affine.shifts or not into) and self._to_stay(add):
+            return Refusal("blocked", f"the constant of {add.op} '{add.label}' is to stay as it is", add.label)
         refusal = None if affine.uniform else self._other_channels(port, affine, tensor)
         if refusal is not None:
             return refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +140,10 @@ def _checked(options: FoldOptions | None, verify: bool | None) -> FoldOptions:
     chosen = options or FoldOptions()
     if chosen.only not in ("all", "batchnorm"):
         raise OptionError(f"only={printable(chosen.only)!r} is not known; use 'all' or 'batchnorm'")
+    for field in ("skip", "skip_codes"):
+        names = getattr(chosen, field)
+        if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(n, str) for n in names):
+            raise OptionError(f"{field}={printable(repr(names))} is not a tuple of names")
     unknown = [code for code in chosen.skip_codes if code not in CODES]
     if unknown:
         raise OptionError(f"refusal code {printable(unknown[0])!r} does not exist; `bnfold explain` lists all codes")

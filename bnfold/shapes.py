@@ -70,6 +70,8 @@ class Shapes:
         constant = self._scope.initializers.get(name)
         if constant is not None:
             return int(constant.data_type)
+        if not self._scope.defines(name) and self._scope.parent is not None:
+            return self._scope.parent.shapes.element_type(name)
         for table in (self._given, self._declarations, self._infer):
             value = _type_of(table().get(name))
             if value is not None and value.HasField("tensor_type") and value.tensor_type.elem_type:

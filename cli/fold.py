@@ -236,6 +236,7 @@ def _warn_unknown(result: Plan | Report, options: FoldOptions) -> None:
     if "excluded" in options.skip_codes:
         return
     known = {entry.node for entry in result.folded} | {entry.node for entry in result.kept}
+    inlined = [entry.node for entry in result.kept if entry.code == "excluded"]  # onnx's inliner adds a number
     for name in options.skip:
-        if name not in known:
+        if name not in known and not any(label.startswith(f"{name}__") for label in inlined):
             warn(f"warning: --skip {name}: no batch norm or affine operator has this name{did_you_mean(name, known)}")

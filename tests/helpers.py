@@ -231,7 +231,8 @@ def fold(model: ModelProto) -> bnfold.FoldResult:
     assert bnfold.fold(model, verify=False).model.SerializeToString() == folded.SerializeToString(), "not deterministic"
     if not result.report.folded:
         assert folded.SerializeToString() == model.SerializeToString(), "nothing folded, and yet the bytes differ"
-    assert operators(folded) <= operators(model)
+    inlined = any(note.startswith("inlined") for note in result.report.notes)  # a body then stands where it is called
+    assert inlined or operators(folded) <= operators(model)
     again = bnfold.fold(folded, verify=False)
     assert again.model.SerializeToString() == folded.SerializeToString(), "folding again changes something"
     assert not again.report.folded
