@@ -191,7 +191,7 @@ class _Sweep:
         if not scope.is_function:
             self._clean_tables(renamed)
         else:
-            _pass_on(graph.value_info, renamed, scope.output_set)
+            _pass_on(graph.value_info, renamed, {*scope.output_set, *scope.inputs})
             _drop(graph.value_info, "name", renamed)
         self._applied.renamed[scope.path] = renamed
 
@@ -218,7 +218,7 @@ class _Sweep:
             name for nodes in self._behind.values() for node in nodes for name in node.output
         }
         stale = (lost | vanished | renamed.keys()) - set(renamed.values())
-        _pass_on(graph.value_info, renamed, scope.output_set)
+        _pass_on(graph.value_info, renamed, {*scope.output_set, *scope.inputs})
         _drop(graph.value_info, "name", stale)
         _drop(graph.quantization_annotation, "tensor_name", stale)
 
@@ -256,15 +256,16 @@ def _rename(names: object, renamed: dict[str, str]) -> None:
             names[position] = renamed[name]  # type: ignore[index]
 
 
-def _pass_on(values: Any, renamed: dict[str, str], outputs: Container[str]) -> None:
+def _pass_on(values: Any, renamed: dict[str, str], elsewhere: Container[str]) -> None:
     """Give tensors with a new name the shape that was declared under the old one, where the new name has none.
 
+    Inputs and outputs of the graph are declared ``elsewhere``.
     Runtimes that infer shapes rely on declared ones where an exporter wrote wrong ones elsewhere.
     """
     named = {value.name: value for value in values} if renamed else {}
     for old, new in renamed.items():
         declared = named.get(old)
-        if declared is None or not declared.type.tensor_type.HasField("shape") or new in outputs:
+        if declared is None or not declared.type.tensor_type.HasField("shape") or new in elsewhere:
             continue
         if new not in named:
             named[new] = values.add(name=new)

@@ -117,8 +117,8 @@ def _product_dims(node: Node, left: Dims | None, right: Dims | None) -> Dims | N
 def _reshaped(node: Node, dims: Dims | None) -> Dims | None:
     from bnfold import symbolic
 
-    source = symbolic.dimensions(node.scope, node.inputs[0], dims or ())
-    return symbolic.plain(symbolic.reshaped(node, source or []))
+    source = None if dims is None else symbolic.dimensions(node.scope, node.inputs[0], dims)
+    return symbolic.plain(symbolic.reshaped(node, source))
 
 
 def _transposed(node: Node, dims: Dims) -> Dims | None:

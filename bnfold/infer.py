@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, helper, numpy_helper, shape_inference
 
-from bnfold import symbolic
+from bnfold import faults, symbolic
 from bnfold.graph import attribute_graphs
+from bnfold.shapes import MADE_UP
 
 if TYPE_CHECKING:
     from bnfold.graph import Scope
@@ -30,9 +31,6 @@ _READS_SIZES = frozenset(
 _PASSES = 32
 """How often inference runs at most."""
 
-_MADE_UP = "unk__"
-"""How the names begin that onnx shape inference makes up, anew each time."""
-
 
 def infer_scopes(root: Scope) -> None:
     """Let onnx infer the types of all scopes; again when a Reshape, proven here, is where it had to give up."""
@@ -43,18 +41,26 @@ def infer_scopes(root: Scope) -> None:
     with _provisional(root):
         for scope, graph in _pairs(root, bare.graph):
             _state_constants(scope, graph)
+            faults.sort_axes(scope, graph)
     _forget_declarations(bare.graph, overridable=bare.ir_version >= 4)
+    bare.opset_import.add(domain=faults.DOMAIN, version=1)
+    wrong = False
     for _ in range(_PASSES):
         try:
             inferred: ModelProto = shape_inference.infer_shapes(bare, data_prop=True)
         except Exception:  # onnx raises several unrelated types on models it cannot infer; shapes then stay unknown
-            return
+            break
         for scope, graph in _pairs(root, inferred.graph):
             scope.shapes.learn(graph)
         with _provisional(root):
-            stated = [_state_reshapes(scope, graph) for scope, graph in _pairs(root, bare.graph)]
-        if not any(stated):
-            return
+            pairs = list(_pairs(root, bare.graph))
+            corrected = [faults.state_outputs(scope, graph) for scope, graph in pairs]  # all, not up to the first
+            wrong = any(corrected)
+            proven = [] if wrong else [_state_reshapes(scope, graph) for scope, graph in pairs]
+            if not wrong and not any(proven):
+                return
+    for scope in root.scopes() if wrong else ():
+        scope.shapes.learn(None)
 
 
 @contextmanager
@@ -104,7 +110,7 @@ def _state_reshapes(scope: Scope, graph: Any) -> bool:
         element_type = scope.shapes.element_type(name)
         if proven is None or element_type is None:
             continue
-        lasting = tuple(None if str(d).startswith(_MADE_UP) else d for d in proven)
+        lasting = tuple(None if str(d).startswith(MADE_UP) else d for d in proven)
         inferred = scope.shapes.inferred(name)
         if inferred is None or any(a is None and b is not None for a, b in zip(inferred, lasting, strict=False)):
             graph.value_info.append(helper.make_tensor_value_info(name, element_type, lasting))

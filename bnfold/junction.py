@@ -37,9 +37,11 @@ class Junction:
         """Another route begins."""
         self._hops = 0
 
-    def limits(self, tensor: str, depth: int) -> Refusal | None:
-        """A walk that went too far; counts one more step."""
+    def limits(self, tensor: str, affine: Affine, depth: int) -> Refusal | None:
+        """A walk that went too far, or has nothing left to carry; counts one more step."""
         self._hops += 1
+        if not affine.scale.size:
+            return Refusal("axis", f"'{tensor}' has no channels", None)
         if depth > DEPTH_LIMIT or self._hops > HOP_LIMIT:
             return Refusal("too-far", f"no linear operator within {DEPTH_LIMIT} operators of '{tensor}'", None)
         return None

@@ -97,23 +97,29 @@ def _unstretched(node: Node, dims: Dims) -> str | None:
     return None
 
 
-def reshaped(node: Node, source: Shape) -> Shape | None:
-    """The output dimensions of a Reshape: 0 copies, -1 takes what is left; None when that is not known."""
+def reshaped(node: Node, source: Shape | None) -> Shape | None:
+    """The output dimensions of a Reshape: 0 copies, -1 takes what is left; None when that is not known.
+
+    Without a ``source`` of known rank, those two are sizes that nothing is known about.
+    """
     listed = node.integers("shape")
     wanted = [Monomial(w) for w in listed] if listed is not None else values(node.scope, node.input(1))
     if wanted is None:
         return None
     copies = not node.integer("allowzero", 0)
     zeros = [i for i, w in enumerate(wanted) if w.value == 0]
-    if copies and any(i >= len(source) for i in zeros):
+    own = [Monomial(1, (f"?{node.outputs[0]}:{i}",)) for i in range(len(wanted))]
+    if copies and source is not None and any(i >= len(source) for i in zeros):
         return None
-    target = [source[i] if copies and i in zeros else w for i, w in enumerate(wanted)]
+    copied = own if source is None else source
+    target = [copied[i] if copies and i in zeros else w for i, w in enumerate(wanted)]
     open_axes = [i for i, w in enumerate(wanted) if w.value == -1]
     if any(w.number < 0 for i, w in enumerate(target) if i not in open_axes) or len(open_axes) > 1:
         return None
     for i in open_axes:
-        left = product(source).over(product([d for j, d in enumerate(target) if j != i]))
-        target[i] = left if left is not None else Monomial(1, (f"?{node.outputs[0]}:rest",))
+        others = product([d for j, d in enumerate(target) if j != i])
+        left = None if source is None else product(source).over(others)
+        target[i] = left if left is not None else own[i]
     return target
 
 

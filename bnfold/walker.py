@@ -54,7 +54,9 @@ class Walker:
         spine: list[str] = []
         while stack:
             tensor, affine, readers, depth = stack.pop()
-            refusal = self._at.limits(tensor, depth) or self._closed(tensor, readers) or self._dead_ends.get(tensor)
+            refusal = (
+                self._at.limits(tensor, affine, depth) or self._closed(tensor, readers) or self._dead_ends.get(tensor)
+            )
             if not stack and len(spine) == len(route.tensors):
                 spine.append(tensor)
             if refusal is None:
@@ -193,7 +195,7 @@ class Walker:
         stack = [(tensor, affine, 0)]
         while stack:
             tensor, affine, depth = stack.pop()
-            refusal = self._at.limits(tensor, depth) or self._forward_one(route, stack, tensor, affine, depth)
+            refusal = self._at.limits(tensor, affine, depth) or self._forward_one(route, stack, tensor, affine, depth)
             if refusal is not None:
                 return refusal
         return route

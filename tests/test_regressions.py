@@ -397,3 +397,25 @@ def test_subtractions_from_a_constant_do_not_become_more_operators() -> None:
         "shared-output",
         "shared-output",
     )
+
+
+def test_channels_of_which_none_is_left() -> None:
+    model = build("float[2,4,3,3] x", "n = BN4(x)\ns = Gather<axis=1>(n, none)\nz = Conv(n, W)\ny = Mul(s, k)",
+                  "float[2,0,3,3] y, float[2,2,3,3] z", none=np.zeros(0, np.int64), k=np.float32(2), W=(2, 4, 1, 1))  # fmt: skip
+    assert_same(model, fold(model).model, feeds_for(model))
+
+
+def test_a_declared_shape_does_not_move_to_an_input() -> None:
+    """The second fold would know more than the first."""
+    text = "d = Mul(x, k)\nc = BN4(x)\ns = Shape(d)\nr = Reshape(c, s)\ny = BN4(r)"
+    model = build("float[?,4,?,3] x", text, "int64[4] s, float[p,q,r,t] y", k=(4, 1, 1))
+    fold(onnx.shape_inference.infer_shapes(model))
+
+
+def test_old_gemms_say_that_their_new_addend_broadcasts() -> None:
+    model = build("float[2,4] x", "h = Gemm(x, W, C)\ny = BN3(h)", opset=6, W=(4, 3), C=(2, 3))
+    model.graph.node[1].attribute.append(helper.make_attribute("is_test", 1))
+    folds(model)
+    text = "h = Add <broadcast=1> (x, k)\ny = Gemm(h, W, C)"
+    result = fold(build("float[2,4] x", text, opset=6, W=(4, 3), C=(2, 3), k=(4,)))
+    assert ops(result.model) == ["Gemm"]

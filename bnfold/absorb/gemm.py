@@ -15,7 +15,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["addend", "after", "before", "rewrite", "unusable"]
+__all__ = ["addend", "after", "attributes", "before", "rewrite", "unusable"]
 
 
 def after(node: Node) -> Port | Refusal:
@@ -72,8 +72,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     if new is old:
         return Rewrite(node, tuple(changes))
     changes.append(Stored(2, new, weight.data_type))
-    beta: dict[str, float | int] = {"beta": 1.0} if node.real("beta", 1.0) != 1.0 else {}
-    return Rewrite(node, tuple(changes), beta)
+    return Rewrite(node, tuple(changes), attributes(node))
 
 
 def _times_weight(weight: NDArray[np.generic], vector: NDArray[np.float64], transposed: bool) -> NDArray[np.float64]:
@@ -109,8 +108,10 @@ def unusable(node: Node, dims: tuple[int, ...]) -> Refusal | None:
         return Refusal(
             "blocked", f"{node.label} applies {node.string('activation', '')} itself", node.label, lasting=True
         )
-    if node.scope.opset < 7 and node.input(2) and not node.integer("broadcast", 0):
-        return Refusal(
-            "parameter-shape", "before opset 7 this Gemm takes no vector as addend", node.label, lasting=True
-        )
     return None
+
+
+def attributes(node: Node) -> dict[str, float | int]:
+    """What goes with a new C: it is added as it is, and broadcasts, which before opset 7 has to be said."""
+    changes: dict[str, float | int] = {"beta": 1.0} if node.real("beta", 1.0) != 1.0 else {}
+    return changes if node.scope.opset >= 7 or node.integer("broadcast", 0) else {**changes, "broadcast": 1}

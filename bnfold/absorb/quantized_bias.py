@@ -63,8 +63,8 @@ def rewrite(node: Node, weight: Dequantized, affine: Affine) -> list[Rewrite]:
     new = affine.scale * old + affine.shift
     if not node.input(2) and not new.any():
         return []
-    beta: dict[str, float | int] = {"beta": 1.0} if node.real("beta", 1.0) != 1.0 else {}
-    return [Rewrite(node, (Stored(2, new, weight.data_type),), beta)]
+    attributes = gemm.attributes(node) if node.op == "Gemm" else {}
+    return [Rewrite(node, (Stored(2, new, weight.data_type),), attributes)]
 
 
 def _plain(node: Node, channels: int) -> NDArray[np.float64] | Refusal:

@@ -33,6 +33,8 @@ def _placed(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
 def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
     if not affine.uniform and affine.axis > 1:
         return misplaced(node, "pools over the axis that the channels are on")
+    if any(d != 1 for d in node.integers("dilations") or ()) and any(node.integers("pads") or ()):
+        return Refusal("blocked", f"a window of {node.op} '{node.label}' may hold padding alone", node.label)
     if node.op in ("MaxPool", "GlobalMaxPool"):
         if any(node.outputs[1:]):
             return Refusal("blocked", f"the indices of {node.op} '{node.label}' are read", node.label, lasting=True)

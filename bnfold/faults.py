@@ -1,0 +1,96 @@
+"""What onnx shape inference gets wrong, and what can be said instead.
+
+Such a node becomes one of a domain that inference does not know, with the shape of its output written down.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnx import helper
+
+from bnfold.carry.step import constant_ints
+
+if TYPE_CHECKING:
+    from bnfold.dimensions import Dim, Dims
+    from bnfold.graph import Node, Scope
+
+__all__ = ["DOMAIN", "sort_axes", "state_outputs"]
+
+DOMAIN = "bnfold.unknown"
+
+
+def sort_axes(scope: Scope, graph: Any) -> None:
+    """Squeeze with axes out of order (attribute, before opset 13) gets a wrong rank."""
+    for node in scope.nodes:
+        axes = node.integers("axes") if node.op == "Squeeze" else None
+        for attribute in graph.node[node.index].attribute if axes else ():
+            if attribute.name == "axes" and min(attribute.ints) >= 0:
+                attribute.ints[:] = sorted(attribute.ints)
+
+
+def state_outputs(scope: Scope, graph: Any) -> bool:
+    """Write down the outputs of nodes that inference gets wrong; whether that is news."""
+    stated = {value.name: value for value in graph.value_info}
+    news = False
+    for node in scope.nodes:
+        if not _wrong(node):
+            continue
+        name = node.outputs[0]
+        source, element_type = scope.shapes.inferred(node.inputs[0]), scope.shapes.element_type(node.inputs[0])
+        if source is None or element_type is None:
+            dims: Dims | None = None
+        else:
+            dims = _dims(node, source)
+        if graph.node[node.index].domain != DOMAIN:
+            graph.node[node.index].domain = DOMAIN
+            news = True
+        if dims is None:
+            continue
+        value = helper.make_tensor_value_info(name, element_type, dims)
+        if name not in stated:
+            graph.value_info.append(value)
+            news = True
+        elif stated[name] != value:
+            stated[name].CopyFrom(value)
+            news = True
+    return news
+
+
+def _wrong(node: Node) -> bool:
+    """Pools that count windows in the padding at the end, Slices that keep the names of what they cut, and what
+    ConvTranspose makes of SAME with output padding."""
+    opset = node.scope.opset
+    if node.op in ("MaxPool", "AveragePool", "LpPool") and opset < 22:
+        same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+        return bool(node.integer("ceil_mode", 0)) and (same or any(node.integers("pads") or ()))
+    if node.op == "Slice":
+        return opset == 10
+    same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER") if node.op == "ConvTranspose" else False
+    return same and any(node.integers("output_padding") or ())
+
+
+def _dims(node: Node, source: Dims) -> Dims:
+    if node.op == "Slice":
+        return _sliced(node, source)
+    if node.op == "ConvTranspose":
+        weight = node.scope.constants.get(node.input(1))
+        channels = None if weight is None else weight.dims[1] * node.integer("group", 1)
+        return (source[0], channels, *[None] * (len(source) - 2))
+    return (*source[:2], *[None] * (len(source) - 2))
+
+
+def _sliced(node: Node, source: Dims) -> Dims:
+    starts, ends = constant_ints(node, "starts", 1), constant_ints(node, "ends", 2)
+    axes = constant_ints(node, "axes", 3)
+    axes = list(range(len(starts or source))) if axes is None and not node.input(3) else axes
+    if axes is None:
+        return (None,) * len(source)
+    dims: list[Dim] = list(source)
+    steps = constant_ints(node, "steps", 4)
+    plain = starts is not None and ends is not None and (not node.input(4) or (steps and set(steps) == {1}))
+    for i, axis in enumerate(axes):
+        size = source[axis]
+        known = plain and isinstance(size, int) and starts is not None and ends is not None
+        dims[axis] = len(range(size)[starts[i] : ends[i]]) if known else None  # type: ignore[arg-type,index]
+    return tuple(dims)
