@@ -157,7 +157,7 @@ class _Sweep:
         last = chain.members[-1].node
         for member in chain.members:
             self._gone.add(member.node.index)
-            self._orphans.lose(name for name in member.node.inputs if name != member.data)
+            self._orphans.lose_node(member.node, (name for name in member.node.inputs if name != member.data))
         self._behind[last.index] = reduced(self._scope, chain, self._writer, self._free)
 
     # -- the graph -----------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class _Sweep:
         """Reads that are gone: those of vanished nodes, and of constants that were replaced."""
         for index, member in plan.gone.items():
             self._gone.add(index)
-            self._orphans.lose(name for name in member.node.inputs if name != member.data)
+            self._orphans.lose_node(member.node, (name for name in member.node.inputs if name != member.data))
         for index, inputs in self._writer.inputs.items():
             self._orphans.lose(self._scope.nodes[index].input(position) for position in inputs)
         for index in sorted(plan.dead):

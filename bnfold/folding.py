@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import onnx
 
 from bnfold import files
-from bnfold.across import fold_across
 from bnfold.apply import Applied, apply_plans
 from bnfold.blobs import Unrepresentable
 from bnfold.describe import counts_after, describe, model_counts, with_affine
 from bnfold.graph import Scope, index_model
 from bnfold.model import Model
 from bnfold.plan import Limits, ScopePlan
-from bnfold.planner import plan_scope
+from bnfold.planner import plan_model
 from bnfold.refusals import Refusal
 from bnfold.report import Counts, Folded, Kept
 from bnfold.staging import Staged, stage
@@ -122,9 +121,7 @@ def planned(model: Model, limits: Limits) -> tuple[list[Scope], dict[int, ScopeP
 
     def planner(model: Model) -> tuple[list[Scope], dict[int, ScopePlan]]:
         roots = index_model(model)
-        plans = {id(scope): plan_scope(scope, limits) for root in roots for scope in root.scopes()}
-        fold_across(roots, plans)
-        return roots, plans
+        return roots, plan_model(roots, limits)
 
     roots, plans = planner(model)
     if not model.proto.functions:

@@ -30,6 +30,11 @@ class Orphans:
                 self._lost[name] = self._lost.get(name, 0) + 1
                 self._open.append(name)
 
+    def lose_node(self, node: Node, names: Iterable[str]) -> None:
+        """A node vanished, or another takes its place, and with it these reads."""
+        self.nodes.add(node.index)
+        self.lose(names)
+
     def sweep(self) -> list[str]:
         """Follow the losses to their end; returns captured tensors that this scope no longer reads at all."""
         given_back = []

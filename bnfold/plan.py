@@ -6,6 +6,7 @@ nothing in the graph is touched.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from bnfold import dtypes
 from bnfold.affine import Affine
 from bnfold.carry import Edited, Edits
-from bnfold.graph import Node, Scope, Use
+from bnfold.graph import CAPTURE, Node, Scope, Use
 from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
 from bnfold.route import Route
@@ -74,6 +75,15 @@ class Chain:
     def output(self) -> str:
         return self.members[-1].output
 
+    def prefixes(self, scope: Scope) -> list[Affine]:
+        """What the first one, two, three, ... members do together."""
+        found = [self.members[0].affine]
+        for member in self.members[1:]:
+            both = compose(scope, member.data, found[-1], member.affine)
+            assert both is not None, "they compose, or they were no chain"
+            found.append(both)
+        return found
+
     def append(self, member: AffineNode, affine: Affine) -> None:
         """Add one more member; ``affine`` is the whole chain's from now on."""
         self.members.append(member)
@@ -107,8 +117,10 @@ class ScopePlan:
         exposed: tensors that become outputs of the graph because identities behind them disappear.
     """
 
-    def __init__(self, scope: Scope, limits: Limits) -> None:
+    def __init__(self, scope: Scope, limits: Limits, bodies: Sequence[tuple[Node, ScopePlan]] = ()) -> None:
         self.scope = scope
+        self._bodies = bodies
+        self._value_readers: dict[str, list[Use]] = {}
         self.limits = limits
         self.chains: list[Chain] = []
         self.refused: dict[int, Refusal] = {}
@@ -127,8 +139,49 @@ class ScopePlan:
 
     def value_readers(self, tensor: str) -> list[Use]:
         """The reads that look at the tensor's values and whose results are used."""
-        found = self.scope.value_readers(tensor)
-        return [use for use in found if use.node.index not in self.dead] if self.dead else found
+        if not self.dead and not self._bodies:
+            return self.scope.value_readers(tensor)
+        if tensor in self._value_readers:
+            return self._value_readers[tensor]
+        found = [use for use in self.scope.value_readers(tensor) if use.node.index not in self.dead]
+        if all(use.position != CAPTURE for use in found):
+            self._value_readers[tensor] = found
+            return found
+        return [use for use in found if use.position != CAPTURE or self._needed_inside(use.node, tensor)]
+
+    def _needed_inside(self, owner: Node, tensor: str) -> bool:
+        """Whether the bodies of a node want more of a captured tensor than its shape."""
+        return any(
+            tensor in plan.scope.output_set or any(plan.looked_at(use.node) for use in plan.value_readers(tensor))
+            for node, plan in self._bodies
+            if node is owner and tensor in plan.scope.captures
+        )
+
+    def looked_at(self, node: Node) -> bool:
+        """Whether anybody wants the values of what a node makes; of those that vanished, only shapes may be read."""
+        waiting = [node]
+        while waiting:
+            gone = self.gone.get(waiting.pop().index)
+            if gone is None or gone.output in self.scope.output_set:
+                return True
+            waiting.extend(use.node for use in self.value_readers(gone.output))
+        return False
+
+    def cut(self, chain: Chain, length: int) -> None:
+        """Make a chain end after so many members; the others become a chain of their own."""
+        if length == len(chain.members):
+            return
+        prefix = chain.prefixes(self.scope)[length - 1]
+        rest = chain.members[length:]
+        tail = Chain(rest[:1], rest[0].affine, refusal=chain.refusal)
+        for member in rest[1:]:
+            both = compose(self.scope, member.data, tail.affine, member.affine)
+            assert both is not None, "they compose, or they were no chain"
+            tail.append(member, both)
+        chain.members, chain.affine = chain.members[:length], prefix
+        chain.norm = next((member for member in chain.members if member.norm), None)
+        self.chains.insert(self.chains.index(chain) + 1, tail)
+        self.chain_of.update((member.node.index, tail) for member in rest)
 
     # -- decisions -----------------------------------------------------------------------------------------------
 

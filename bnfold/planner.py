@@ -15,47 +15,69 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold.across import fold_across
 from bnfold.affine import Affine
 from bnfold.chains import collect, drop_identity, find_dead
-from bnfold.graph import Scope
+from bnfold.graph import Node, Scope
 from bnfold.merge import merge
 from bnfold.plan import Chain, Limits, ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker
 
-__all__ = ["plan_scope"]
+__all__ = ["plan_model"]
 
 
-def plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
-    """Plan one scope (not the scopes below it)."""
+def plan_model(roots: list[Scope], limits: Limits) -> dict[int, ScopePlan]:
+    """The plan of every scope, by the scope's ``id``."""
+    plans: dict[int, ScopePlan] = {}
     with np.errstate(all="ignore"):  # what overflows is refused
-        return _plan_scope(scope, limits)
+        for root in roots:
+            _plan_root(root, limits, plans)
+    return plans
 
 
-def _plan_scope(scope: Scope, limits: Limits) -> ScopePlan:
-    plan = ScopePlan(scope, limits)
+def _plan_root(root: Scope, limits: Limits, plans: dict[int, ScopePlan]) -> None:
+    scopes = list(root.scopes())
+    for scope in reversed(scopes):  # bodies first: what nobody needs in there reads nothing
+        plans[id(scope)] = _begin(scope, limits, [(owner, plans[id(child)]) for owner, child in scope.children])
+    moved = True
+    while moved:
+        for scope in reversed(scopes):
+            _route_all(plans[id(scope)])
+        if len(scopes) > 1 and fold_across(scopes, plans):
+            continue
+        moved = any([_merge_all(plans[id(scope)]) for scope in scopes])  # noqa: C419 - all, not up to the first
+
+
+def _begin(scope: Scope, limits: Limits, bodies: list[tuple[Node, ScopePlan]]) -> ScopePlan:
+    plan = ScopePlan(scope, limits, bodies)
     find_dead(plan)
     collect(plan)
     for chain in plan.chains:
         drop_identity(plan, chain)
-    while _route_all(plan) and any(chain.staying for chain in plan.chains):
-        pass  # what left towards consumers or merged can clear the way for others
     return plan
 
 
-def _route_all(plan: ScopePlan) -> bool:
-    """Go through all chains that stay, each way once; whether the way may now be clear for more."""
-    walker = Walker(plan)
-    for chain in plan.chains:
-        if chain.staying:
-            _towards_producers(plan, walker, chain)
-    moved = False
-    walker = Walker(plan)
-    for chain in reversed(plan.chains):
-        if chain.staying:
-            moved |= _towards_consumers(plan, walker, chain)
-    merged = True
+def _route_all(plan: ScopePlan) -> None:
+    """Go through all chains that stay, each way, until nothing moves."""
+    moved = True
+    while moved:
+        walker = Walker(plan)
+        for chain in plan.chains:
+            if chain.staying:
+                _towards_producers(plan, walker, chain)
+        moved = False
+        walker = Walker(plan)
+        for chain in reversed(plan.chains):
+            if chain.staying:
+                moved |= _towards_consumers(plan, walker, chain)
+        moved = moved and any(chain.staying for chain in plan.chains)
+
+
+def _merge_all(plan: ScopePlan) -> bool:
+    """Merge what stays, until nothing does; whether the way may now be clear for others."""
+    moved, merged = False, any(chain.staying for chain in plan.chains)
     while merged:
         walker = Walker(plan, merge=True)
         merged = False
@@ -145,8 +167,9 @@ def _split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     affine = chain.affine
     readers = frozenset((chain.members[0].node.index,))
     ways = [(affine.only_scale(), affine.only_shift())]
-    if affine.scale.all():
-        moved = Affine(affine.scale, affine.shift / affine.scale, affine.axis)
+    dead = (affine.scale == 0) & (affine.shift == 0)
+    if (dead | (affine.scale != 0)).all():
+        moved = Affine(affine.scale, np.where(dead, 0.0, affine.shift / affine.scale), affine.axis)
         if moved.finite:
             ways.append((moved.only_shift(), affine.only_scale()))
     for back, forth in ways:

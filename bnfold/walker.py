@@ -151,28 +151,22 @@ class Walker:
         """A tensor may change only when nobody but the route reads it."""
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
-        uses = [use for use in self._plan.value_readers(tensor) if self._looked_at(use.node)]
-        for node, position in uses:
+        own = []
+        for use in self._plan.value_readers(tensor):
+            node, position = use
             if node.index in readers:
+                own.append(use)
+            elif not self._plan.looked_at(node):
                 continue
-            if position == CAPTURE:
+            elif position == CAPTURE:
                 reason = f"'{tensor}' is read inside a subgraph of '{node.label}'"
                 return Refusal("captured", reason, node.label, lasting=True)
-            return Refusal("shared-output", f"'{tensor}' is also read by '{node.label}'", node.label, lasting=True)
-        if len(readers) == 1 and len(uses) > 1 and uses[0].position != CAPTURE:
-            reader = uses[0].node.label
+            else:
+                return Refusal("shared-output", f"'{tensor}' is also read by '{node.label}'", node.label, lasting=True)
+        if len(readers) == 1 and len(own) > 1 and own[0].position != CAPTURE:
+            reader = own[0].node.label
             return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)
         return None
-
-    def _looked_at(self, node: Node) -> bool:
-        """Whether anybody wants the values of what a node makes; of those that vanished, only shapes may be read."""
-        waiting = [node]
-        while waiting:
-            gone = self._plan.gone.get(waiting.pop().index)
-            if gone is None or gone.output in self._scope.output_set:
-                return True
-            waiting.extend(use.node for use in self._plan.value_readers(gone.output))
-        return False
 
     def _joined(self, tensor: str) -> list[str]:
         """What vanished affines made of a tensor, where only shapes are read of it: it is that very tensor now."""
@@ -181,7 +175,7 @@ class Walker:
         while waiting:
             for use in self._plan.value_readers(waiting.pop()):
                 gone = self._plan.gone.get(use.node.index)
-                if gone is not None and not self._looked_at(use.node):
+                if gone is not None and not self._plan.looked_at(use.node):
                     found.append(gone.output)
                     waiting.append(gone.output)
         return found

@@ -352,10 +352,10 @@ def test_factors_that_overflow_together_are_planned_once(monkeypatch: pytest.Mon
 
     def counting(*arguments: Any) -> Any:
         calls.append(arguments)
-        return plan_scope(*arguments)
+        return plan_model(*arguments)
 
-    plan_scope = folding.plan_scope
-    monkeypatch.setattr(folding, "plan_scope", counting)
+    plan_model = folding.plan_model
+    monkeypatch.setattr(folding, "plan_model", counting)
     nodes = "n0 = Mul(x, k)\nr0 = Relu(n0)\n"
     nodes += "".join(f"n{i} = Mul(r{i - 1}, k)\nr{i} = Relu(n{i})\n" for i in range(1, 256))
     model = build("float[1,4,2,2] x", nodes, "float[1,4,2,2] r255", k=np.float32(4))

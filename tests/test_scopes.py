@@ -52,6 +52,67 @@ def test_the_same_norm_in_both_branches_goes_into_the_operator_outside() -> None
         assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
 
 
+N = "BatchNormalization<epsilon=0.0>(c, g, b, m, v)"
+ABS = SAME.replace("Neg", "Abs")
+INNER = f"""q = If (flag) <
+    then_branch = tt () => (float[2,3,4,4] r) {{ o = {N}  r = Sin(o) }},
+    else_branch = ee () => (float[2,3,4,4] s) {{ i = {N}  s = Abs(i) }}
+  >"""
+ACROSS = {
+    "one branch goes on with a Mul": (branches(f"o = {N}  k2 = Mul(o, k)  q = Sin(k2)"), 1),
+    "both go on differently": (
+        branches(f"o = {N}  k2 = Mul(o, k)  q = Sin(k2)", then_tail="k3 = Neg(n)  k4 = Add(k3, k)  p = Sin(k4)"),
+        3,
+    ),
+    "two equal products behind it in both": (
+        branches(f"o = {N}  j = Mul(o, k)  l = Mul(o, k)  i = Sin(j)  q = Add(i, l)",
+                 then_tail="j = Mul(n, k)  l = Mul(n, k)  i = Cos(j)  p = Add(i, l)"),
+        2,
+    ),
+    "one branch holds an If of its own": (branches(INNER), 0),
+    "one branch only wants its shape": (branches(f"o = {N}  s = Shape(o)  q = ConstantOfShape(s)"), 0),
+    "Neg": (branches("o = Neg(c)  q = Sin(o)").replace("n = " + N, "n = Neg(c)"), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "affines"), ACROSS.values(), ids=ACROSS)
+def test_what_branches_begin_with_in_common_goes_into_the_operator_outside(text: str, affines: int) -> None:
+    used = FIRST if N in text else {}
+    model = build(X, text, Y, W=W, **used, **({"k": (3, 1, 1)} if ", k)" in text else {}))
+    result = fold(model)
+    assert count(result.model, "BatchNormalization") == 0
+    assert count(result.model, "Mul", "Add", "Neg") == affines
+    for flag in (True, False):
+        assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)}, exact="Sin" not in text)
+
+
+def test_a_body_that_returns_what_a_vanished_norm_made_of_the_tensor() -> None:
+    """The second Mul could go outside only if the body did not give back what the first one made."""
+    tail = "then_branch = t () => (float[2,3,4,4] p) { p = Mul(c, k) }, "
+    tail += "else_branch = e () => (float[2,3,4,4] q) { o = Mul(c, k)  q = Abs(o) }"
+    keeps(build(X, f"c = Conv(x, W)\ny = If (flag) <{tail}>", Y, W=W, k=(3, 1, 1)), "captured", "captured")
+
+
+def test_what_only_dead_nodes_of_a_body_read_is_not_read() -> None:
+    text = branches("o = Mul(n0, k)  q = Abs(c)", then_tail="p = Sin(c)", between="\nn0 = BN3(c)\ns = Shape(n0)")
+    model = build(X, text.replace("n = " + N, ""), Y + ", int64[4] s", W=W, k=(3, 1, 1))
+    result = fold(model)
+    assert count(result.model, "BatchNormalization", "Mul") == 0
+    assert [entry.code for entry in result.report.kept] == []
+
+
+def test_constants_of_nodes_that_vanish_for_two_reasons_are_counted_once() -> None:
+    """The Add that nobody needs reads the same constant as the one that stays."""
+    inner = "q = If (flag) < then_branch = tt () => (float[2,3,4,4] r) { j = BN3(u)  r = Sin(t) }, "
+    inner += "else_branch = ee () => (float[2,3,4,4] s) { s = Abs(t) } >"
+    text = branches(f"t = Add(c, k)  u = Add(t, k)  {inner}", then_tail="p = Sin(c)").replace("n = " + N, "")
+    model = build(X, text, Y, W=W, k=(3, 1, 1))
+    result = fold(model)
+    assert count(result.model, "Add") == 1
+    for flag in (True, False):
+        assert_same(model, result.model, {**feeds_for(model), "flag": np.array(flag)})
+
+
 RETURNED = [
     branches(SAME.replace("Neg", "Abs"), then_tail="").replace("n = Batch", "p = Batch"),
     branches("q = BatchNormalization<epsilon=0.0>(c, g, b, m, v)", then_tail="").replace("n = Batch", "p = Batch"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STEPS = {
     "index": ("index_model",),
-    "plan": ("plan_scope", "fold_across"),
+    "plan": ("plan_model",),
     "count and describe": ("describe", "model_counts", "with_affine", "counts_after"),
     "apply": ("apply_plans",),
     "write weights and graph": ("stage",),
