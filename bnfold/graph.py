@@ -136,6 +136,7 @@ class Scope:
         self.nodes = [Node(self, index, proto) for index, proto in enumerate(graph.node)]
         self.producers: dict[str, Node] = {}
         self._readers: dict[str, list[Use]] = {}
+        self._value_readers: dict[str, list[Use]] = {}
         self.captures: set[str] = set()
         self._index()
 
@@ -203,11 +204,13 @@ class Scope:
             return []
         if len(found) == 1 and found[0].node.op not in _READS_NO_VALUES:
             return found
-        return [
-            use
-            for use in found
-            if use.node.op not in _READS_NO_VALUES or (use.node.op == "CastLike" and use.position == 0)
-        ]
+        if name not in self._value_readers:
+            self._value_readers[name] = [
+                use
+                for use in found
+                if use.node.op not in _READS_NO_VALUES or (use.node.op == "CastLike" and use.position == 0)
+            ]
+        return self._value_readers[name]
 
     def producer(self, name: str) -> Node | None:
         """The node of this scope that makes the tensor, if there is one."""

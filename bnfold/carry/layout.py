@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold import symbolic
 from bnfold.affine import Affine
 from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced
 from bnfold.graph import Node
@@ -83,10 +84,11 @@ def forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
 def _copies(node: Node, affine: Affine) -> int | Refusal:
     """How often the channel axis is repeated; ``affine.axis`` counts from the last axis, which both sides share."""
     if node.op == "Tile":
-        repeats = constant_ints(node, "repeats", 1)
-        if repeats is None or not -len(repeats) <= affine.axis < 0:
+        repeats = (symbolic.values(node.scope, node.input(1)) if node.scope.opset >= 6 else None) or []
+        times = repeats[affine.axis].value if -len(repeats) <= affine.axis < 0 else None
+        if times is None:
             return Refusal("shape-unknown", f"how often '{node.label}' repeats is not known", node.label)
-        return repeats[affine.axis]
+        return times
     before, after = (node.scope.shapes.dim(name, affine.axis) for name in (node.inputs[0], node.outputs[0]))
     if not isinstance(before, int) or before != after:
         return misplaced(node, "stretches the axis that the channels are on, or may do so")

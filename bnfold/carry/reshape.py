@@ -2,7 +2,7 @@
 
 A dimension is a monomial: a number times names. Two positions are the same when the products of the dimensions in front
 of them are equal as monomials, which holds for any value of the names: ``[N, C, H*W]`` from ``[N, C, H, W]`` for any
-N, H, W.
+N, H, W. So they are when the products behind them are, and they have the same size.
 With ``q`` rows of other axes merged in front of the channels and ``k`` elements behind, a flattened axis reads ``q``
 times all
 channels, each ``k`` times.
@@ -57,13 +57,24 @@ def move(source: Shape, target: Shape, affine: Affine) -> Affine | None:
     channels, front = affine.scale.size, product(source[: affine.axis])
     if source[affine.axis] != Monomial(channels):
         return None
+    behind = product(source[affine.axis + 1 :])
     for axis, size in enumerate(target):
         if size == ONE:
             continue
         moved = _onto(affine, front, product(target[:axis]), size, axis)
+        if moved is None:
+            moved = _from_behind(affine, behind, product(target[axis + 1 :]), size, axis)
         if moved is not None:
             return moved
     return None
+
+
+def _from_behind(affine: Affine, behind: Monomial, target_behind: Monomial, size: Monomial, axis: int) -> Affine | None:
+    """As many elements behind the axis, so it holds the same channels whatever stands in front of it."""
+    inner = behind.over(target_behind)  # merged: axes behind the channels now share their axis
+    if inner is None or inner.names or size != Monomial(affine.scale.size * inner.number):
+        return None
+    return affine.repeat(inner.number, axis)
 
 
 def _onto(affine: Affine, front: Monomial, target_front: Monomial, size: Monomial, axis: int) -> Affine | None:

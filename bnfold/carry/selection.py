@@ -39,14 +39,14 @@ def _slices(node: Node) -> dict[int, slice] | None:
 
 def _channel_cut(node: Node, channel: int, rank: int | None) -> slice | Refusal | None:
     """The cut along the channel axis, None when it is left whole."""
-    cuts = _slices(node)
-    if cuts is None:
+    cuts, axes = _slices(node), constant_ints(node, "axes", 3)
+    if cuts is None and axes is None:
         return unknown(node, "a bound")
-    for axis, cut in cuts.items():
+    for axis in axes or () if cuts is None else cuts:
         if axis < 0 and rank is None:
             return unknown(node, "the rank")
         if (axis + (rank or 0) if axis < 0 else axis) == channel:
-            return cut
+            return unknown(node, "a bound") if cuts is None else cuts[axis]
     return None
 
 

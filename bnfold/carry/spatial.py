@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold import symbolic
 from bnfold.affine import Affine
 from bnfold.carry.step import Backward, Edit, Edits, Forward, Step, constant_ints, misplaced, needs_no_sign
 from bnfold.graph import Node
@@ -174,6 +175,10 @@ def _keeps_axis(node: Node, axis: int) -> bool:
     listed = node.attributes.get("scales")
     if listed is not None and place < len(listed.floats):
         return float(listed.floats[place]) == 1.0
+    sizes = symbolic.values(node.scope, node.input(3)) if node.op == "Resize" else None
+    dims = symbolic.dimensions(node.scope, node.inputs[0])
+    if sizes is not None and dims is not None and place < len(sizes) and axis < len(dims):
+        return sizes[place] == dims[axis]
     before, after = (node.scope.shapes.dim(name, axis) for name in (node.inputs[0], node.outputs[0]))
     return isinstance(before, int) and before == after
 
@@ -232,8 +237,9 @@ def _pads_axis(node: Node, axis: int) -> bool:
 def _pad(node: Node, affine: Affine, onto: str, edits: Edits, *, backwards: bool) -> Step | Refusal:
     if not affine.uniform and _pads_axis(node, affine.axis):
         return misplaced(node, "pads the axis that the channels are on, or may do so")
-    if node.string("mode", "constant") != "constant":
-        return Step(((onto, affine),))
+    pads = constant_ints(node, "pads" if node.scope.opset >= 2 else "paddings", 1)
+    if node.string("mode", "constant") != "constant" or (pads is not None and max(pads, default=0) <= 0):
+        return Step(((onto, affine),))  # what is written, if anything, are copies
     kept = _pad_value(node, edits)
     if isinstance(kept, Refusal):
         return kept
