@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, SparseTensorProto, TensorProto
 
 from bnfold import blobs, dtypes
 from bnfold.errors import ModelReadError, printable
@@ -31,8 +31,9 @@ EXPRESSION_DEPTH = 64
 
 _EXPRESSION_OPS = frozenset(
     """
-    Abs Add Cast CastLike Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log
-    Mul Neg Pow Range Reciprocal Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze
+    Abs Add Cast CastLike Clip Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log
+    MatMul Max Min Mul Neg Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceSum ReduceSumSquare Relu
+    Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze
     """.split()
 )
 
@@ -179,11 +180,27 @@ def _constant_node(scope: Scope, name: str, node: Node) -> Constant | None:
     for attribute in node.proto.attribute:
         if attribute.name == "value":
             return _stored(scope, name, attribute.t, node)
+        if attribute.name == "sparse_value":
+            return _dense(scope, name, node, attribute.sparse_tensor)
         value = _plain_value(attribute)
         if value is not None:
             data_type = TensorProto.FLOAT if value.dtype == np.float32 else TensorProto.INT64
             return Constant(scope, name, data_type, value.shape, None, node, value)
     return None
+
+
+def _dense(scope: Scope, name: str, node: Node, sparse: SparseTensorProto) -> Constant | None:
+    """A sparse constant written out: indices are places in the flattened tensor, or one row of them for each value."""
+    dims, kind = tuple(sparse.dims), sparse.values.data_type
+    if math.prod(dims) > EXPRESSION_LIMIT or kind not in dtypes.FLOATS or scope.model.blob(sparse.values) is not None:
+        return None
+    try:
+        values, places = dtypes.tensor_array(sparse.values), dtypes.tensor_array(sparse.indices)
+        array = np.zeros(dims, dtypes.numpy_dtype(kind))
+        array[np.unravel_index(places, dims) if places.ndim == 1 else tuple(places.T)] = values
+    except (ValueError, IndexError):  # malformed, and for the runtime to complain about
+        return None
+    return Constant(scope, name, kind, dims, None, node, array)
 
 
 def _plain_value(attribute: AttributeProto) -> NDArray[Any] | None:
@@ -243,6 +260,9 @@ def _result_size(node: Node, inputs: list[Constant | None]) -> int:
         return EXPRESSION_LIMIT + 1 if any(c.size != 1 for c in given) else _range_size(given)
     if node.op == "Concat":
         return sum(c.size for c in given)
+    if node.op == "MatMul":  # rows times columns, more than enough for stacks
+        summed = max(given[0].dims[-1] if given[0].dims else 1, 1)
+        return (given[0].size // summed) * (given[1].size // summed)
     if node.op == "Gather":
         return given[0].size * max(given[1].size, 1)
     try:

@@ -34,15 +34,11 @@ def inline_where_needed(model: Model, roots: list[Scope], plans: Plans, planner:
         return roots, plans
     needed = _needed(calls, everything[1], roots, plans)
     found = _trial(model, needed, planner)
-    while found is not None and _gain(*found[1]) < _gain(*everything[1]):
+    while found is None or _gain(*found[1]) < _gain(*everything[1]):
         callers = {calls[number].caller for number in needed}
         outer = {number for number, call in enumerate(calls) if call.function in callers} - needed
-        if not outer:
-            break
-        needed |= outer
-        found = _trial(model, needed, planner)
-    if found is None or _gain(*found[1]) <= _gain(roots, plans):
-        return roots, plans
+        needed = needed | outer if outer else set(range(len(calls)))
+        found = _trial(model, needed, planner) if outer else everything
     trial, (new_roots, new_plans) = found
     model.proto = trial.proto
     for root in new_roots:

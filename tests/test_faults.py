@@ -84,6 +84,11 @@ def test_squeeze_with_axes_out_of_order() -> None:
     assert [node.op_type for node in result.model.graph.node] == ["Squeeze", "Add", "Relu"]
 
 
+def test_squeeze_of_the_last_axes() -> None:
+    model = build("float[B,4,1,1] x", "s = Squeeze<axes=[-1,-2]>(x)\ny = Relu(s)", "float[p,q] y", opset=11)
+    assert shapes(model).dims("s") == ("B", 4)
+
+
 def test_a_slice_of_opset_10_does_not_keep_the_name_of_what_it_cuts() -> None:
     text = "s = Slice(x, st, en, ax)\ny = Relu(s)"
     constants = {"st": [0, 1], "en": [2, 3], "ax": [0, 1]}
@@ -103,6 +108,13 @@ def test_what_follows_a_slice_of_opset_10_is_inferred_from_what_it_makes() -> No
     found = shapes(build("float[3,4] x", text, "float[p] y", opset=10, st=[0], en=[1]))
     assert found.dims("t") == (1, 4)
     assert found.dims("u") == (4,)
+
+
+def test_what_a_slice_makes_is_corrected_again_when_its_input_is() -> None:
+    text = "s = Slice(x, st, en, a0)\nt = Slice(s, st, en, a1)\ny = Relu(t)"
+    found = shapes(build("float[B,4,3] x", text, "float[p,q,r] y", opset=10, st=[0], en=[2], a0=[0], a1=[1]))
+    assert sizes(found, "t") == (None, 2, 3)
+    assert found.dims("t") != ("B", 2, 3)
 
 
 def test_a_slice_of_what_has_no_known_rank() -> None:

@@ -11,6 +11,7 @@ from helpers import assert_same, build, count, feeds_for, fold, keeps, norm_para
 from onnx.reference import ReferenceEvaluator
 
 import bnfold
+from bnfold import inlining
 
 NORM = dict(zip("gbmv", norm_parameters("", 3, "n").values(), strict=True))
 W = (3, 3, 1, 1)
@@ -136,6 +137,12 @@ def test_functions_for_another_opset_stay() -> None:
     made = model(CALL, BLOCK)
     made.functions[0].opset_import[0].version = 17
     keeps(made, "parameters-not-constant")
+
+
+def test_all_calls_go_where_those_that_gain_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inlining, "_needed", lambda *_: set())
+    result = fold(model(f"p = local.Plain(x)\n{CALL.replace('(x', '(p')}", PLAIN, BLOCK))
+    assert [node.op_type for node in result.model.graph.node] == ["Relu", "Conv", "Relu"]
 
 
 @pytest.mark.parametrize("named", ["norm", "BatchNormalization:n"])

@@ -419,3 +419,114 @@ def test_old_gemms_say_that_their_new_addend_broadcasts() -> None:
     text = "h = Add <broadcast=1> (x, k)\ny = Gemm(h, W, C)"
     result = fold(build("float[2,4] x", text, opset=6, W=(4, 3), C=(2, 3), k=(4,)))
     assert ops(result.model) == ["Gemm"]
+
+
+# -- patterns that once stayed -----------------------------------------------------------------------------------------
+
+RESIZE = """
+c = Conv(x, W)
+s = Shape(z)
+hw = Slice(s, i2, i4)
+nc = Slice(t, i0, i2)
+to = Concat <axis=0> (nc, hw)
+u = Resize (c, roi, none, to)
+y = BN3(u)
+"""
+ONCE_KEPT = {
+    "Resize to the size of another tensor": (
+        "float[2,4,3,3] x, float[2,4,6,6] z",
+        RESIZE.replace("nc =", "t = Shape(c)\nnc ="),
+        {"W": (3, 4, 1, 1), "i0": [0], "i2": [2], "i4": [4], "opset": 12, "roi": np.zeros(0, np.float32), "none": np.zeros(0, np.float32)},
+    ),
+    "rows to tokens": ("float[M,5] x", "g = Gemm(x, W)\nr = Reshape(g, to)\ny = Mul(r, k)",
+                       {"W": (5, 4), "to": [-1, 3, 4], "k": (4,)}),
+    "tokens to rows": ("float[B,T,4] x", "n = Mul(x, k)\nr = Reshape(n, to)\ny = Gemm(r, W)", {"to": [-1, 4], "k": (4,), "W": (4, 3)}),
+    "merged behind rows": ("float[M,2,3] x", "n = Mul(x, k)\nr = Reshape(n, to)\ny = Gemm(r, W)",
+                           {"to": [-1, 6], "k": (2, 1), "W": (6, 3)}),
+    "cut to the height of another tensor": (
+        "float[2,4,6,6] x, float[2,4,3,3] z",
+        "c = Conv(x, W)\ns = Shape <start=2, end=3> (z)\nu = Slice(c, i0, s, i2)\ny = BN3(u)",
+        {"W": (3, 4, 1, 1), "i0": [0], "i2": [2]},
+    ),
+    "repeated as often as another tensor has rows": (
+        "float[2,4,3,3] x, float[2,4] z",
+        "c = Conv(x, W)\ns = Shape <end=1> (z)\nn = Concat <axis=0> (s, ones)\nu = Tile(c, n)\ny = BN3(u)",
+        {"W": (3, 4, 1, 1), "ones": [1, 1, 1]},
+    ),
+    "a Pad that pads nothing": ("float[2,4,5,5] x", "n = BN4(x)\np = Pad(n, z)\ny = Conv(p, W)", {"z": [0] * 8, "W": (3, 4, 3, 3)}),
+    "a Pad that crops": ("float[2,4,5,5] x", "c = Conv(x, W)\np = Pad(c, z)\ny = BN3(p)",
+                         {"z": [0, 0, -1, 0, 0, 0, 0, -1], "W": (3, 4, 1, 1)}),
+    "split beside a dead channel": (
+        "float[2,4,5,5] x",
+        "c = Conv(x, W)\np = MaxPool <kernel_shape=[2,2]> (c)\nn = BatchNormalization <epsilon=0.0> (p, g, b, m, v)\ny = Conv <pads=[1,1,1,1]> (n, V)",
+        {"W": (3, 4, 1, 1), "V": (2, 3, 3, 3), "g": np.float32([-2, 0, 1]), "b": np.float32([1, 0, 2]), "m": np.float32([0, 0, 1]),
+         "v": np.float32([1, 4, 1])},
+    ),
+    "Clip from zero": ("float[2,4,5,5] x", "c = Conv(x, W)\nr = Clip(c, z)\ny = Mul(r, k)",
+                       {"W": (3, 4, 1, 1), "z": np.float32(0), "k": np.float32([[[2]], [[4]], [[1]]])}),
+    "Clip up to zero": ("float[2,4,5,5] x", "c = Conv(x, W)\nr = Clip(c, , z)\ny = Mul(r, k)",
+                        {"W": (3, 4, 1, 1), "z": np.float32(0), "k": np.float32([[[2]], [[4]], [[1]]])}),
+    "Clip from zero, as attributes": ("float[2,4,5,5] x", "c = Conv(x, W)\nr = Clip <min=0.0> (c)\ny = Mul(r, k)",
+                                      {"W": (3, 4, 1, 1), "k": np.float32([[[2]], [[4]], [[1]]]), "opset": 10}),
+    "LpPool": ("float[2,4,5,5] x", "c = Conv(x, W)\nr = LpPool <kernel_shape=[2,2], p=1> (c)\ny = Mul(r, k)",
+               {"W": (3, 4, 1, 1), "k": np.float32([[[2]], [[4]], [[1]]])}),
+    "ReduceL1": ("float[2,4,5,5] x", "c = Conv(x, W)\nr = ReduceL1(c, hw)\ny = Mul(r, k)",
+                 {"W": (3, 4, 1, 1), "hw": [2, 3], "k": np.float32([[[2]], [[4]], [[1]]])}),
+    "a variance that is clamped": (
+        "float[2,4,5,5] x", "c = Conv(x, W)\nv = Max(u, one)\ny = BatchNormalization <epsilon=0.0> (c, g, g, g, v)",
+        {"W": (3, 4, 1, 1), "u": np.float32([-1, 4, 16]), "one": np.float32(1), "g": np.float32([1, 2, -4])}),
+    "a product of weights": ("float[2,5] x", "W = MatMul(P, Q)\nc = Gemm(x, W)\ny = BN3(c)", {"P": (5, 2), "Q": (2, 3)}),
+    "the norm of a weight": ("float[2,4] x", "n = ReduceMax(W, zero)\nc = Gemm(x, W)\ny = Mul(c, n)",
+                             {"W": (4, 3), "zero": [0], "opset": 18}),
+    "a product of matrices in an old model": ("float[2,4] x", "c = MatMul(x, W)\ny = BatchNormalization <epsilon=0.0, is_test=1> (c, g, g, g, g2)",
+                                              {"W": (4, 3), "g": np.float32([1, -2, 4]), "g2": np.float32([1, 4, 1]), "opset": 6}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("inputs", "nodes", "options"), ONCE_KEPT.values(), ids=ONCE_KEPT)
+def test_patterns_that_once_stayed(inputs: str, nodes: str, options: dict[str, Any]) -> None:
+    folds(build(inputs, nodes, **options), M=3)
+
+
+NOT_RELU = {
+    "Clip from one": ("Clip(c, one)", {"one": np.float32(1)}, "blocked"),
+    "Clip to six": ("Clip(c, zero, six)", {"zero": np.float32(0), "six": np.float32(6)}, "blocked"),
+    "Clip without bounds": ("Clip(c)", {}, "blocked"),
+    "Clip with two bounds from the outside": ("Clip <min=0.0, max=6.0> (c)", {"opset": 10}, "blocked"),
+    "Clip, shift": ("Clip(c, zero)", {"zero": np.float32(0), "k": np.float32(3)}, "shift"),
+    "LpPool, shift": ("LpPool <kernel_shape=[2,2]> (c)", {"k": np.float32(3)}, "shift"),
+    "ReduceL2, shift": ("ReduceL2 <keepdims=1> (c)", {"k": np.float32(3)}, "shift"),
+    "ReduceL2, sign": ("ReduceL2 <keepdims=1> (c)", {}, "sign"),
+}
+
+
+@pytest.mark.parametrize(("middle", "options", "code"), NOT_RELU.values(), ids=NOT_RELU)
+def test_what_only_looks_like_a_relu(middle: str, options: dict[str, Any], code: str) -> None:
+    text = f"c = Conv(x, W)\nr = {middle}\ny = {'Add' if 'k' in options else 'Mul'}(r, k)"
+    model = build("float[2,4,5,5] x", text, W=(3, 4, 1, 1), **({"k": np.float32(-2)} | options))
+    assert [entry.code for entry in fold(model).report.kept] == [code]
+
+
+def sparse(indices: list[Any], values: list[float], dims: list[int]) -> onnx.NodeProto:
+    tensor = onnx.SparseTensorProto(dims=dims)
+    tensor.values.CopyFrom(onnx.numpy_helper.from_array(np.float32(values), "values"))
+    tensor.indices.CopyFrom(onnx.numpy_helper.from_array(np.array(indices), "indices"))
+    return helper.make_node("Constant", [], ["k"], sparse_value=tensor)
+
+
+@pytest.mark.parametrize("indices", [[0, 2], [[0, 0, 0], [2, 0, 0]]])
+def test_sparse_constants(indices: list[Any]) -> None:
+    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = Add(c, k)", W=(3, 4, 1, 1), k=np.float32([[[2]], [[0]], [[4]]]))
+    del model.graph.initializer[1]
+    model.graph.node.insert(0, sparse(indices, [2, 4], [3, 1, 1]))
+    result = fold(model)
+    assert ops(result.model) == ["Conv"]
+    np.testing.assert_array_equal(initializers(result.model)["W_bias"], [2, 0, 4])
+
+
+@pytest.mark.parametrize(("indices", "dims"), [([0, 9], [3, 1, 1]), ([0, 1], [1 << 15, 1 << 15])])
+def test_sparse_constants_that_cannot_be_written_out(indices: list[int], dims: list[int]) -> None:
+    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = Add(c, k)", W=(3, 4, 1, 1), k=np.float32([[[2]], [[0]], [[4]]]))
+    del model.graph.initializer[1]
+    model.graph.node.insert(0, sparse(indices, [2, 4], dims))
+    assert not bnfold.fold(model, verify=False).report.folded

@@ -70,6 +70,10 @@ ACROSS = {
         2,
     ),
     "one branch holds an If of its own": (branches(INNER), 0),
+    "one branch hands it on to an If of its own": (
+        branches(f"o = {N}  {INNER.replace(N, 'Cos(o)')}".replace("o = Cos(o)  r = Sin(o)", "r = Sin(o)"),
+                 then_tail="j = Mul(n, k)  p = Sin(j)"), 1
+    ),
     "one branch only wants its shape": (branches(f"o = {N}  s = Shape(o)  q = ConstantOfShape(s)"), 0),
     "Neg": (branches("o = Neg(c)  q = Sin(o)").replace("n = " + N, "n = Neg(c)"), 0),
 }  # fmt: skip

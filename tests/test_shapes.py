@@ -234,6 +234,21 @@ def test_what_is_not_known_stays_unknown() -> None:
     assert found.element_type("nothing") is None
 
 
+@pytest.mark.parametrize(
+    ("attributes", "dims"), [("", (5, 2, 3)), ("<transA=1>", (5, 4, 3)), ("<transB=1>", (5, 2, 4)), ("<transBatchA=1>", None)]
+)
+def test_a_fused_product_has_the_shape_of_a_product(attributes: str, dims: tuple[int, ...] | None) -> None:
+    inputs = "float[5,2,4] x, float[5,4,3] z"
+    found = scope(
+        build(inputs, f"p = com.microsoft.FusedMatMul {attributes} (x, z)\ny = Relu(p)", "float[a,b,c] y", imports={"com.microsoft": 1})
+    )
+    assert found.shapes.known_dims("p") == dims
+
+
+def test_a_size_that_a_reshape_copies_from_nowhere() -> None:
+    assert scope(build("float[2,4] x", "r = Reshape(x, to)\ny = Relu(r)", "float[a,b,c] y", to=[2, 4, 0])).shapes.known_dims("r") is None
+
+
 def test_types_of_stored_tensors() -> None:
     assert scope(build("float[2,4] x", "y = Add(x, k)", k=np.float16([[1]]))).shapes.element_type("k") == 10
 

@@ -91,7 +91,10 @@ def _operand_rank(node: Node, position: int) -> int | None:
 
 def becomes_gemm(node: Node) -> bool:
     """Whether the product is a plain one of two matrices, so that Gemm can add a bias to it."""
-    return node.op == "MatMul" and node.scope.opset >= 7 and all(_operand_rank(node, p) == 2 for p in (0, 1))
+    if node.op != "MatMul" or any(_operand_rank(node, p) != 2 for p in (0, 1)):
+        return False
+    found = None if node.scope.opset >= 7 else _constant_side(node)
+    return found is None or (not isinstance(found, Refusal) and found[0] == 1)  # no column broadcasts before opset 7
 
 
 def after(node: Node) -> Port | Refusal:
@@ -182,7 +185,8 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | 
         return [Rewrite(node, changes), _new_bias(node, add, bias)]
     shaped = bias if side == 1 else bias.reshape(-1, 1)
     if becomes_gemm(node):
-        return [Rewrite(node, (*changes, Stored(2, shaped, weight.data_type)), gemm=True)]
+        attributes: dict[str, float | int] = {} if node.scope.opset >= 7 else {"broadcast": 1}
+        return [Rewrite(node, (*changes, Stored(2, shaped, weight.data_type)), attributes, gemm=True)]
     return [Rewrite(node, changes, add=Stored(1, shaped, weight.data_type))]
 
 

@@ -11,7 +11,17 @@ import numpy as np
 
 from bnfold import symbolic
 from bnfold.affine import Affine
-from bnfold.carry.step import Backward, Edit, Edits, Forward, Step, constant_ints, misplaced, needs_no_sign
+from bnfold.carry.step import (
+    Backward,
+    Edit,
+    Edits,
+    Forward,
+    Step,
+    constant_ints,
+    misplaced,
+    needs_no_shift,
+    needs_no_sign,
+)
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -36,6 +46,8 @@ def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
         return misplaced(node, "pools over the axis that the channels are on")
     if any(d != 1 for d in node.integers("dilations") or ()) and any(node.integers("pads") or ()):
         return Refusal("blocked", f"a window of {node.op} '{node.label}' may hold padding alone", node.label)
+    if node.op in ("LpPool", "GlobalLpPool"):
+        return needs_no_shift(node, affine) or needs_no_sign(node, affine)
     if node.op in ("MaxPool", "GlobalMaxPool"):
         if any(node.outputs[1:]):
             return Refusal("blocked", f"the indices of {node.op} '{node.label}' are read", node.label, lasting=True)
@@ -97,6 +109,8 @@ def _summed(node: Node, axes: list[int]) -> int | Refusal:
 
 
 def _through_reduction(node: Node, affine: Affine, axes: list[int], *, backwards: bool) -> Affine | Refusal:
+    if node.op in ("ReduceL1", "ReduceL2"):
+        return needs_no_shift(node, affine) or needs_no_sign(node, affine) or affine
     if node.op in ("ReduceMax", "ReduceMin"):
         return needs_no_sign(node, affine) or affine
     if node.op == "ReduceMean" or not affine.shifts:
@@ -275,8 +289,8 @@ def pad_forward(node: Node, position: int, affine: Affine, edits: Edits) -> Step
     return placed if isinstance(placed, Refusal) else _pad(node, placed, node.outputs[0], edits, backwards=False)
 
 
-_POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool")
-_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum")
+_POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool")
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2")
 BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(_POOLS, pool_backward),
     **dict.fromkeys(_REDUCTIONS, reduce_backward),

@@ -231,8 +231,10 @@ def test_before(case: Case) -> None:
 
 
 def test_before_opset_7_no_add_can_follow() -> None:
-    model = build("float[3,4] x", "c = MatMul(x, W)\ny = BN5 <is_test=1> (c)", opset=6, ir=3, W=(4, 5))
-    keeps(model, "shift")
+    text = "c = MatMul({})\nt = Transpose <perm={}> (c)\ny = BN5 <is_test=1> (t)"
+    keeps(build("float[2,3,4] x", text.format("x, W", "[0,2,1]"), opset=6, ir=3, W=(4, 5)), "shift")
+    keeps(build("float[4,3] x", text.format("W, x", "[1,0]"), opset=6, ir=3, W=(5, 4)), "shift")
+    folds(build("float[3,4] x", "c = MatMul(x, W)\ny = BN5 <is_test=1> (c)", opset=6, ir=3, W=(4, 5)))
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 15, 23])

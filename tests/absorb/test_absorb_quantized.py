@@ -143,6 +143,12 @@ REFUSED = {
         CONV_BIAS.format("s, j"),
         FILTERS | {"i": COUNTS.astype(np.int32), "j": np.int32(1)},
     ),
+    "a bias in blocks": (
+        "quantized",
+        X,
+        CONV_BIAS.format("t").replace("b = DequantizeLinear", "b = DequantizeLinear <axis=0, block_size=2>"),
+        FILTERS | {"i": COUNTS.astype(np.int32), "t": np.float32([1, 2])},
+    ),
     "a bias that leaves its range": (
         "quantized",
         X,

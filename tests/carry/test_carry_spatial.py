@@ -40,7 +40,14 @@ KEPT = [
         ir=3,
         W=W,
     ),
-    kept("LpPool", "blocked", X, C + f"p = LpPool <{POOL}> (c)\ny = BN3(p)", W=W),
+    kept(
+        "Resize to a size from outside",
+        "axis",
+        "float[2,4,4,4] x, int64[4] to",
+        C + "u = Resize (c, , , to)\ny = BN3(u)",
+        W=W,
+    ),
+    kept("LpPool", "shift", X, C + f"p = LpPool <{POOL}> (c)\ny = BN3(p)", W=W),
     kept(
         "ReduceMean over the channels",
         "axis",
