@@ -58,7 +58,7 @@ def _trial(model: Model, chosen: range | set[int], planner: Planner) -> tuple[Mo
 
 
 def _gain(roots: list[Scope], plans: Plans) -> int:
-    """Affine operators that go and would run: those in a function count once for each call."""
+    """Operators that a run saves: those in a function count once for each call."""
     bodies = {(root.graph.domain, root.graph.name): root for root in roots if root.is_function}
     counts: dict[int, int] = {}
 
@@ -67,7 +67,7 @@ def _gain(roots: list[Scope], plans: Plans) -> int:
             counts[id(root)] = 0  # functions cannot call themselves; a malformed model must not hang us
             total = 0
             for scope in root.scopes():
-                total += len(plans[id(scope)].gone)
+                total += plans[id(scope)].saved()
                 for node in scope.nodes:
                     body = bodies.get((node.proto.domain, node.proto.op_type))
                     total += 0 if body is None else gone(body)

@@ -230,6 +230,12 @@ class ScopePlan:
     def changes_anything(self) -> bool:
         return bool(self.gone or self.changed or self.dead) or any(self.shrinks(chain) for chain in self.chains)
 
+    def saved(self) -> int:
+        """How many affine operators there are less: those that go, and those that others are written with, less new
+        Adds."""
+        shorter = sum(len(c.members) - max(c.operators_needed(), 1) for c in self.chains if self.shrinks(c))
+        return len(self.gone) + shorter - len(self.adds)
+
     def expressible(self, chain: Chain, affine: Affine) -> bool:
         """Whether constants of the chain's type hold the affine: nothing too large, no scale that is lost near zero."""
         names = (name for member in chain.members for name in member.node.inputs if name != member.data)
