@@ -177,7 +177,7 @@ CODES: dict[str, Explanation] = {
         "Report the model if you think it should fold.",
     ),
     "excluded": Explanation(
-        "The operator was excluded by an option (--skip, --skip-code or --only).",
+        "The operator was excluded by an option (--skip).",
         "You asked for it.",
         "Drop the option.",
     ),

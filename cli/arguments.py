@@ -10,16 +10,38 @@ import typer
 
 from bnfold.errors import OptionError, printable
 
+from .output import warn
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["JsonOption", "Only", "OnlyOption", "did_you_mean", "dimensions", "seconds"]
+    from bnfold import FoldOptions, Plan, Report
+
+__all__ = [
+    "JsonOption",
+    "Only",
+    "OnlyOption",
+    "SkipCodeOption",
+    "SkipOption",
+    "did_you_mean",
+    "dimensions",
+    "seconds",
+    "warn_unknown",
+]
 
 Only = ("all", "batchnorm")
 
 JsonOption = Annotated[str, typer.Option("--json", help="Write a JSON report; - is stdout.", metavar="FILE|-")]
 OnlyOption = Annotated[
     str, typer.Option("--only", help="'batchnorm' leaves plain Mul, Add, Sub and Div alone.", metavar="all|batchnorm")
+]
+
+SkipOption = Annotated[
+    list[str] | None, typer.Option("--skip", metavar="NAME", help="Leave this node alone; may be repeated.")
+]
+SkipCodeOption = Annotated[
+    list[str] | None,
+    typer.Option("--skip-code", metavar="CODE", help="Do not list what stays for this reason; may be repeated."),
 ]
 
 
@@ -60,3 +82,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'padding'?``, or nothing when no known word is close."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f"; did you mean {printable(close[0])!r}?" if close else ""
+
+
+def warn_unknown(result: Plan | Report, options: FoldOptions) -> None:
+    """Name every ``--skip`` that names nothing: a typing mistake would fold what was to be left."""
+    if "excluded" in options.skip_codes:
+        return
+    known = {entry.node for entry in result.folded} | {entry.node for entry in result.kept}
+    inlined = [entry.node for entry in result.kept if entry.code == "excluded"]  # onnx's inliner adds a number
+    for name in options.skip:
+        if name not in known and not any(label.startswith(f"{name}__") for label in inlined):
+            warn(f"warning: --skip {name}: no batch norm or affine operator has this name{did_you_mean(name, known)}")

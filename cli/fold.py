@@ -10,11 +10,21 @@ import typer
 
 from bnfold.errors import OptionError, RuntimeMissingError, printable
 
-from .arguments import JsonOption, Only, OnlyOption, did_you_mean, dimensions, seconds
+from .arguments import (
+    JsonOption,
+    Only,
+    OnlyOption,
+    SkipCodeOption,
+    SkipOption,
+    did_you_mean,
+    dimensions,
+    seconds,
+    warn_unknown,
+)
 from .output import ProgressBar, refuse_overwriting, same_file, say, warn, write_json
 
 if TYPE_CHECKING:
-    from bnfold import FoldOptions, Plan, Report, VerifyOptions
+    from bnfold import VerifyOptions
 
 __all__ = ["fold"]
 
@@ -35,12 +45,8 @@ def fold(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if anything would fold; write nothing.")] = False,
     json: JsonOption = "",
     only: OnlyOption = "all",
-    skip: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Leave this node alone; may be repeated.")
-    ] = None,
-    skip_code: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Do not list what stays for this reason; may be repeated.")
-    ] = None,
+    skip: SkipOption = None,
+    skip_code: SkipCodeOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every fold and every measurement.")] = False,
     verify: Annotated[
@@ -119,7 +125,7 @@ def fold(
             progress=bar.step,
         )
         result = inspect(source, options) if request.plan_only else fold_file(source, request.destination, options)
-    _warn_unknown(result, options)
+    warn_unknown(result, options)
     for note in result.notes:
         warn(f"note: {note}")
     if json:
@@ -229,14 +235,3 @@ def _require_runtime() -> None:
 
     if importlib.util.find_spec("onnxruntime") is None:
         raise RuntimeMissingError(MISSING)
-
-
-def _warn_unknown(result: Plan | Report, options: FoldOptions) -> None:
-    """Name every ``--skip`` that names nothing: a typing mistake would fold what was to be left."""
-    if "excluded" in options.skip_codes:
-        return
-    known = {entry.node for entry in result.folded} | {entry.node for entry in result.kept}
-    inlined = [entry.node for entry in result.kept if entry.code == "excluded"]  # onnx's inliner adds a number
-    for name in options.skip:
-        if name not in known and not any(label.startswith(f"{name}__") for label in inlined):
-            warn(f"warning: --skip {name}: no batch norm or affine operator has this name{did_you_mean(name, known)}")

@@ -9,7 +9,7 @@ import typer
 
 from bnfold.errors import printable
 
-from .arguments import JsonOption, OnlyOption
+from .arguments import JsonOption, OnlyOption, SkipCodeOption, SkipOption, warn_unknown
 from .output import many, paint, refuse_overwriting, say, size, warn, write_json
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def inspect(
     *,
     json: JsonOption = "",
     only: OnlyOption = "all",
+    skip: SkipOption = None,
+    skip_code: SkipCodeOption = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Name the tensors where each fold can be checked.")
     ] = False,
@@ -40,7 +42,9 @@ def inspect(
     refuse_overwriting(json, (source,))
     from bnfold import pipeline
 
-    plan = pipeline.inspect(source, pipeline.FoldOptions(only=only))
+    options = pipeline.FoldOptions(only=only, skip=tuple(skip or ()), skip_codes=tuple(skip_code or ()))
+    plan = pipeline.inspect(source, options)
+    warn_unknown(plan, options)
     for note in plan.notes:
         warn(f"note: {note}")
     if json:

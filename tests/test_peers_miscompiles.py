@@ -433,3 +433,58 @@ def test_one_bad_norm_does_not_stop_the_others() -> None:
     result = bnfold.fold(model, verify=False)
     assert [entry.code for entry in result.report.kept] == ["variance"]
     assert len(result.report.folded) == 1
+
+
+# -- named here, whatever the cause was there --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+def test_an_ordinary_norm_behind_an_ordinary_operator(operator: str) -> None:
+    """onnx/onnx#2677, onnxsim#50, onnxsim#53 and onnx-tensorrt#594: plainly wrong outputs, with real-valued parameters."""
+    rng = np.random.default_rng(7)
+    shapes = {"Conv": (3, 4, 2, 2), "ConvTranspose": (4, 3, 2, 2), "Gemm": (4, 3), "MatMul": (4, 3)}
+    weight = rng.normal(size=shapes[operator]).astype(np.float32)
+    parameters = {name: rng.normal(size=3).astype(np.float32) for name in "gbm"} | {"v": rng.uniform(0.1, 3, 3).astype(np.float32)}
+    text = f"c = {operator}(x, W)\ny = BatchNormalization(c, g, b, m, v)"
+    folds(build(X if "Conv" in operator else "float[2,4] x", text, W=weight, **parameters), exact=False)
+
+
+def test_a_product_behind_a_conv_in_another_layout() -> None:
+    """microsoft/onnxruntime#28540: an invalid graph after the fold and a change of layout."""
+    text = C + "m = Mul(c, k)\nt = Transpose <perm=[0,2,3,1]> (m)\ny = Relu(t)"
+    assert ops(folds(build(X, text, W=W, k=(3, 1, 1)))) == ["Conv", "Transpose", "Relu"]
+
+
+@pytest.mark.parametrize("opset", [9, 14, 15])
+def test_a_norm_without_running_statistics(opset: int) -> None:
+    """pytorch/pytorch#75252, #45333 and microsoft/onnxscript#1791, #818: exported in training mode, and folded by some."""
+    outputs, mode = ("y, s, t", "training_mode=1") if opset >= 14 else ("y, s, t, u, w", "momentum=0.9")
+    text = C + f"{outputs} = BatchNormalization <{mode}> (c, g, b, m, v)"
+    keeps(build(X, text, "float[2,3,4,4] y", opset=opset, ir=7, W=W, **PARAMETERS), "training-mode")
+
+
+def test_a_scale_in_front_of_a_computed_weight() -> None:
+    """apache/tvm PR #11815: the checks that were missing in FoldScaleAxis."""
+    keeps(build(X + ", float[3,4,2,2] w", "n = BNscale4(x)\ny = Conv(n, w)"), "weight-not-constant")
+
+
+def test_statistics_in_float32_beside_a_float16_weight() -> None:
+    """onnx/tensorflow-onnx PR #1106: the fused weight took the statistics' type."""
+    text = C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)"
+    model = build(X.replace("float", "float16"), text, opset=15, W=integers(W, "W", np.float16), **PARAMETERS)
+    assert {values.dtype.name for values in initializers(folds(model)).values()} == {"float16"}
+
+
+def test_a_transpose_that_is_not_a_swap_in_front_of_a_gemm() -> None:
+    """microsoft/onnxruntime#32228: a perm of [0, 1] taken for a transposition."""
+    text = "t = Transpose <perm=[0,1]> (x)\nn = BN4(t)\ny = Gemm(n, B)"
+    folds(build("float[4,4] x", text, B=(4, 3)))
+
+
+def test_a_folded_bias_that_is_subnormal() -> None:
+    """FasterAI-Labs/fasterai PR #82: it is kept as the number it is."""
+    text = C + "y = BatchNormalization <epsilon = 0.0> (c, g, b, m, v)"
+    tiny = PARAMETERS | {"b": np.float32([1e-40, 0, 0]), "m": np.zeros(3, np.float32)}
+    folded = folds(build(X, text, W=W, **tiny))
+    (bias,) = (values for values in initializers(folded).values() if values.shape == (3,))
+    assert bias[0] == np.float32(1e-40)

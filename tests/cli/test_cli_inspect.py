@@ -87,3 +87,10 @@ def test_explain_of_an_unknown_code(run: Run) -> None:
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "did you mean 'padding'?" in outcome.stderr
     assert "bnfold explain lists all" in run("explain", "qqqq").stderr
+
+
+def test_inspect_leaves_alone_what_fold_would(run: Run, model: Path) -> None:
+    outcome = run("inspect", model, "--skip", "BatchNormalization_1", "--skip", "BatchNormalisation_1")
+    assert "excluded by an option" in outcome.stdout
+    assert "did you mean 'BatchNormalization_1'?" in outcome.stderr
+    assert "excluded" not in run("inspect", model, "--skip", "BatchNormalization_1", "--skip-code", "excluded").stdout
