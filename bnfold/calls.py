@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
-from onnx import FunctionProto, ModelProto, NodeProto, checker, inliner
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from bnfold.graph import attribute_graphs, label_of
 
@@ -49,6 +49,8 @@ def inlined(proto: ModelProto, chosen: Collection[int]) -> ModelProto | None:
     Functions that nobody calls any more are gone; all that is not graph or function stays. None where onnx does not
     inline: calls nested more than 100 deep, or functions for another opset, for example.
     """
+    from onnx import checker, inliner  # only models with functions need them
+
     result = ModelProto()
     result.CopyFrom(proto)
     functions = {_key(function): function for function in result.functions}

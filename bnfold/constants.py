@@ -257,7 +257,8 @@ def _result_size(node: Node, inputs: list[Constant | None]) -> int:
             factors.append(max(given[0].size, 1))
         return math.prod(factors)
     if node.op == "Range":
-        return EXPRESSION_LIMIT + 1 if any(c.size != 1 for c in given) else _range_size(given)
+        whole = len(given) == 3 and all(c.size == 1 for c in given)
+        return _range_size(given) if whole else EXPRESSION_LIMIT + 1
     if node.op == "Concat":
         return sum(c.size for c in given)
     if node.op == "MatMul":  # rows times columns, more than enough for stacks
