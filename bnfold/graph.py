@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 CAPTURE = -1
 _STANDARD = ("", "ai.onnx")
 _INCOMPLETE = "incomplete::"
-_TWO_INPUTS = frozenset(
-    """
+_TWO_INPUTS = """
     Add CastLike Conv ConvTranspose DequantizeLinear Div Expand Gather Gemm MatMul Mod Mul PRelu Pow QuantizeLinear
-    Range Sub Tile
-    """.split()
-)
-_NO_INPUT = frozenset(["Constant", "Loop", "Optional", "RandomNormal", "RandomUniform", "SequenceEmpty"])
-"""May have none, or an empty name for the first."""
+    Range Sub Tile com.microsoft::FusedConv com.microsoft::FusedGemm com.microsoft::FusedMatMul
+""".split()
+_ANY_INPUT = ["BatchNormalization", "Constant", "Loop", "Optional", "RandomNormal", "RandomUniform", "SequenceEmpty"]
+_LEAST = {**dict.fromkeys(_TWO_INPUTS, 2), **dict.fromkeys(_ANY_INPUT, 0)}
+"""How many inputs the rules rely on: one, but for these (onnx's own schemas take longer to load than most models)."""
 _READS_NO_VALUES = ("Shape", "Size", "CastLike")
 _WITH_BODIES = ("If", "Loop", "Scan", "SequenceMap")
 """The operators of the standard domain that carry graphs; in other domains every node is looked at."""
@@ -55,13 +54,15 @@ class Node:
         self.outputs: list[str] = list(proto.output)
         domain = proto.domain
         self.op: str = proto.op_type if domain in _STANDARD else f"{domain}::{proto.op_type}"
-        if self.op != "BatchNormalization" and self._lacks(*_least(self.op)):
+        least = _LEAST.get(self.op, 1 if domain in _STANDARD else 0)
+        if least and not self._has(least):
             self.op = f"{_INCOMPLETE}{self.op}"
         self._attributes: dict[str, AttributeProto] | None = None
 
-    def _lacks(self, inputs: int, outputs: int) -> bool:
-        """Whether fewer than that many inputs or outputs are there."""
-        return len(self.inputs) < inputs or len(self.outputs) < outputs or "" in self.inputs[:inputs]
+    def _has(self, least: int) -> bool:
+        """Whether at least so many (one or two) inputs are there, and an output."""
+        inputs = self.inputs
+        return bool(len(inputs) >= least and inputs[0] and inputs[least - 1] and self.outputs)
 
     @property
     def attributes(self) -> dict[str, AttributeProto]:
@@ -230,13 +231,6 @@ class Scope:
             scope = stack.pop()
             yield scope
             stack.extend(child for _, child in reversed(scope.children))
-
-
-def _least(op: str) -> tuple[int, int]:
-    """How many inputs and outputs the rules rely on; onnx's own schemas take longer to load than most models."""
-    if op in _TWO_INPUTS or op.startswith("com.microsoft::Fused"):
-        return 2, 1
-    return (0, 0) if op in _NO_INPUT or "::" in op else (1, 1)
 
 
 def _depends_on_call(node: Node) -> bool:
