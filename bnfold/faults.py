@@ -88,9 +88,11 @@ def _sliced(node: Node, source: Dims) -> Dims:
         return (None,) * len(source)
     dims: list[Dim] = list(source)
     steps = constant_ints(node, "steps", 4)
-    plain = starts is not None and ends is not None and (not node.input(4) or (steps and set(steps) == {1}))
+    stepped = bool(node.input(4)) and (steps is None or set(steps) != {1})
     for i, axis in enumerate(axes):
         size = source[axis]
-        known = plain and isinstance(size, int) and starts is not None and ends is not None
-        dims[axis] = len(range(size)[starts[i] : ends[i]]) if known else None  # type: ignore[arg-type,index]
+        if starts is None or ends is None or stepped or not isinstance(size, int):
+            dims[axis] = None
+        else:
+            dims[axis] = len(range(size)[starts[i] : ends[i]])
     return tuple(dims)

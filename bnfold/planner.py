@@ -47,7 +47,8 @@ def _plan_root(root: Scope, limits: Limits, plans: dict[int, ScopePlan]) -> None
             _route_all(plans[id(scope)])
         if len(scopes) > 1 and fold_across(scopes, plans):
             continue
-        moved = any([_merge_all(plans[id(scope)]) for scope in scopes])  # noqa: C419 - all, not up to the first
+        merged = [_merge_all(plans[id(scope)]) for scope in scopes]
+        moved = any(merged)
 
 
 def _begin(scope: Scope, limits: Limits, bodies: list[tuple[Node, ScopePlan]]) -> ScopePlan:

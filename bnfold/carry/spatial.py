@@ -1,8 +1,8 @@
 """Operators that work along spatial axes: pooling, reductions, Resize and Pad.
 
 Averages pass scale and shift where their weights sum to one; maxima pass a shift, and a scale that is not negative;
-sums
-pass a scale, and a shift times the number of summed elements. Padding with a value passes if the value can follow.
+sums pass a scale, and a shift times the number of summed elements; norms such as L2 pass a scale that is not negative.
+Padding with a value passes if the value can follow.
 """
 
 from __future__ import annotations
