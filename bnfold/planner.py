@@ -82,8 +82,10 @@ def _merge_all(plan: ScopePlan) -> bool:
     while merged:
         walker = Walker(plan, merge=True)
         merged = False
-        # Norms last: one that takes another chain stays a single operator, and one that is taken may leave two.
-        for chain in sorted(plan.chains, key=lambda chain: chain.norm is not None):
+        # From the end, so that the next one to merge with is near. Norms last: one that takes another chain stays a
+        # single operator, and one that is taken may leave two.
+        late = plan.chains[::-1]
+        for chain in (*(c for c in late if c.norm is None), *(c for c in late if c.norm is not None)):
             if chain.staying and merge(plan, walker, chain):
                 merged = moved = True
     return moved

@@ -36,12 +36,18 @@ def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusa
         return placed
     plain = placed.only_scale()
     signs = [1.0, -1.0] if node.op == "Sub" else [1.0] * len(node.inputs)
-    carriers = range(len(node.inputs)) if placed.shifts else range(1)
+    carriers = sorted(range(len(node.inputs)), key=lambda i: _far(node, node.inputs[i])) if placed.shifts else [0]
     ways = []
     for carrier in carriers:
         own = Affine(placed.scale, signs[carrier] * placed.shift, placed.axis)
         ways.append([own if i == carrier else plain for i in range(len(node.inputs))])
     return _any_of(node, ways)
+
+
+def _far(node: Node, operand: str) -> bool:
+    """Not made by a linear operator or stored: to be tried last, as the way may be long."""
+    producer = node.scope.producer(operand)
+    return producer is not None and producer.op not in ("Conv", "ConvTranspose", "Gemm", "Constant")
 
 
 def extreme_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
