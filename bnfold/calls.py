@@ -91,7 +91,7 @@ def original_label(node: NodeProto) -> str:
     for entry in node.metadata_props:
         if entry.key == _LABEL:
             return str(entry.value)
-    return label_of(node)
+    return label_of(node, node.output)
 
 
 def forget_origins(proto: ModelProto) -> None:
@@ -133,7 +133,7 @@ def _give_defaults(node: NodeProto, function: FunctionProto) -> None:
 def _mark(function: FunctionProto, number: int) -> None:
     for node in _nodes(function):
         node.metadata_props.add(key=_CALL, value=str(number))
-        node.metadata_props.add(key=_LABEL, value=label_of(node))
+        node.metadata_props.add(key=_LABEL, value=label_of(node, node.output))
 
 
 def _drop_uncalled(proto: ModelProto, before: set[Key]) -> None:

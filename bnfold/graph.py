@@ -7,7 +7,7 @@ as a read by the node that owns the body, at position ``CAPTURE``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -99,12 +99,13 @@ class Node:
     @property
     def label(self) -> str:
         """The node's name, or ``operator:output`` when it has none; safe to print."""
-        return label_of(self.proto)
+        return label_of(self.proto, self.outputs)
 
 
-def label_of(node: NodeProto) -> str:
+def label_of(node: NodeProto, outputs: Iterable[str]) -> str:
     """The node's name, or ``operator:output`` when it has none; safe to print."""
-    return printable(node.name or f"{node.op_type}:{next(filter(None, node.output), '')}")
+    name = node.name or f"{node.op_type}:{next(filter(None, outputs), '')}"
+    return name if name.isprintable() else printable(name)
 
 
 class Use(NamedTuple):
