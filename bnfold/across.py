@@ -1,7 +1,7 @@
 """Norms in bodies, behind an operator outside of them.
 
-An operator of the outer graph whose only readers are norms inside bodies, one in each branch of an If, takes them in
-when all of them do the very same: whichever body runs, the norm is then done already.
+An operator of the outer graph whose only readers are norms inside bodies, one in each branch of an If, takes in what
+they have in common at their beginning: whichever body runs, that is then done already.
 """
 
 from __future__ import annotations

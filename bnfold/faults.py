@@ -38,10 +38,7 @@ def state_outputs(scope: Scope, graph: Any) -> bool:
             continue
         name = node.outputs[0]
         source, element_type = scope.shapes.inferred(node.inputs[0]), scope.shapes.element_type(node.inputs[0])
-        if source is None or element_type is None:
-            dims: Dims | None = None
-        else:
-            dims = _dims(node, source)
+        dims = None if source is None or element_type is None else _dims(node, source)
         if graph.node[node.index].domain != DOMAIN:
             graph.node[node.index].domain = DOMAIN
             news = True
@@ -61,13 +58,12 @@ def _wrong(node: Node) -> bool:
     """Pools that count windows in the padding at the end, Slices that keep the names of what they cut, and what
     ConvTranspose makes of SAME with output padding."""
     opset = node.scope.opset
+    same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     if node.op in ("MaxPool", "AveragePool", "LpPool") and opset < 22:
-        same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
         return bool(node.integer("ceil_mode", 0)) and (same or any(node.integers("pads") or ()))
     if node.op == "Slice":
         return opset == 10
-    same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER") if node.op == "ConvTranspose" else False
-    return same and any(node.integers("output_padding") or ())
+    return node.op == "ConvTranspose" and same and any(node.integers("output_padding") or ())
 
 
 def _dims(node: Node, source: Dims) -> Dims:
@@ -75,8 +71,8 @@ def _dims(node: Node, source: Dims) -> Dims:
         return _sliced(node, source)
     if node.op == "ConvTranspose":
         weight = node.scope.constants.get(node.input(1))
-        channels = None if weight is None else weight.dims[1] * node.integer("group", 1)
-        return (source[0], channels, *[None] * (len(source) - 2))
+        channels = None if weight is None or len(weight.dims) < 3 else weight.dims[1] * node.integer("group", 1)
+        return (*source[:1], channels, *[None] * (len(source) - 2))
     return (*source[:2], *[None] * (len(source) - 2))
 
 
@@ -84,15 +80,14 @@ def _sliced(node: Node, source: Dims) -> Dims:
     starts, ends = constant_ints(node, "starts", 1), constant_ints(node, "ends", 2)
     axes = constant_ints(node, "axes", 3)
     axes = list(range(len(starts or source))) if axes is None and not node.input(3) else axes
-    if axes is None:
+    if axes is None or not all(-len(source) <= axis < len(source) for axis in axes):
         return (None,) * len(source)
     dims: list[Dim] = list(source)
     steps = constant_ints(node, "steps", 4)
     stepped = bool(node.input(4)) and (steps is None or set(steps) != {1})
+    known = starts is not None and ends is not None and not stepped
+    cuts = [slice(*bounds) for bounds in zip(starts or (), ends or (), strict=False)] if known else []
     for i, axis in enumerate(axes):
         size = source[axis]
-        if starts is None or ends is None or stepped or not isinstance(size, int):
-            dims[axis] = None
-        else:
-            dims[axis] = len(range(size)[starts[i] : ends[i]])
+        dims[axis] = len(range(size)[cuts[i]]) if i < len(cuts) and isinstance(size, int) else None
     return tuple(dims)

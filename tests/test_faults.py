@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import Case, assert_same, build, feeds_for, fold, kept
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bnfold import files, infer
@@ -153,3 +153,13 @@ def test_the_rest_of_a_shape_that_is_not_known_is_not_one(wanted: list[int], inp
     folded = fold(model).model
     for batch in (1, 2) if "B" in inputs else (2,):
         assert_same(model, folded, {"x": np.ones((batch, 4, 3), np.float32)})
+
+
+@pytest.mark.parametrize("constants", [{"st": [0], "en": [2], "ax": [7]}, {"st": [0], "en": [2], "ax": [0, 1]}])
+def test_slices_that_do_not_fit_are_left_to_the_runtime(constants: dict[str, list[int]]) -> None:
+    model = build("float[B,4,3] x", "s = Slice(x, st, en)\ny = Relu(s)", "float[p,q,r] y", opset=10, st=[0], en=[1])
+    model.graph.node[0].input.append("ax")
+    for name, values in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values), name + "2"))
+    model.graph.node[0].input[1:] = ["st2", "en2", "ax2"]
+    assert sizes(shapes(model), "s") in ((None, None, None), (None, None, 3), ())
