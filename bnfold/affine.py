@@ -63,6 +63,12 @@ class Affine:
     def finite(self) -> bool:
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
+    def simplest(self) -> Affine:
+        """The same as one value, where all channels have the same."""
+        if self.scale.size > 1 and (self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all():
+            return Affine(self.scale[:1], self.shift[:1], self.axis)
+        return self
+
     def then(self, later: Affine) -> Affine:
         """This affine followed by ``later``: ``later(self(x))``. Both live on the same axis, or one is uniform."""
         axis = later.axis if self.uniform else self.axis

@@ -47,7 +47,7 @@ class Walker:
         ``readers`` are the indices of the nodes that may read it: the affine nodes themselves.
         """
         self._at.begin()
-        return self._back([(tensor, affine, readers, 0)], 0)
+        return self._back([(tensor, affine.simplest(), readers, 0)], 0)
 
     def _back(self, stack: list[tuple[str, Affine, frozenset[int], int]], nesting: int) -> Route | Refusal:
         route = Route()
@@ -186,7 +186,7 @@ class Walker:
         """Route an affine that makes ``tensor`` into everything that reads the tensor."""
         self._at.begin()
         route = Route()
-        stack = [(tensor, affine, 0)]
+        stack = [(tensor, affine.simplest(), 0)]
         while stack:
             tensor, affine, depth = stack.pop()
             refusal = self._at.limits(tensor, affine, depth) or self._forward_one(route, stack, tensor, affine, depth)
