@@ -118,4 +118,4 @@ def _readers_inside(scope: Scope, plans: Plans, tensor: str) -> list[Entry] | No
 
 def _begins_with(chain: Chain | None, node: Node) -> bool:
     """Whether the node is the first of a chain that stays as it was."""
-    return chain is not None and chain.members[0].node is node and chain.staying and not chain.rewritten
+    return chain is not None and chain.members[0].node is node and chain.waiting and not chain.rewritten

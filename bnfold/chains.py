@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bnfold import gelu, read
 from bnfold.absorb import matmul
+from bnfold.affine import Affine
 from bnfold.calls import original_label
 from bnfold.graph import Node
 from bnfold.plan import Chain, ScopePlan, compose
 from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
 
-__all__ = ["collect", "drop_identity", "find_dead", "joins_outputs"]
+__all__ = ["collect", "drop_identity", "find_dead", "join_neighbours", "joins_outputs"]
 
 
 def find_dead(plan: ScopePlan) -> None:
@@ -83,17 +84,40 @@ def _link(plan: ScopePlan, member: AffineNode) -> None:
     producer = scope.producer(member.data)
     before = plan.chain_of.get(producer.index) if producer is not None else None
     if before is not None and before.output == member.data and member.data not in scope.output_set:
-        readers = plan.value_readers(member.data)
-        both = compose(scope, member.data, before.affine, member.affine) if len(readers) == 1 else None
-        norm = before.norm or (member if member.norm else None)
-        fits = norm is None or both is None or both.scale.size == norm.affine.scale.size
-        if both is not None and both.finite and fits:
+        alone = len(plan.value_readers(member.data)) == 1
+        both = _composed(plan, before, member.affine, member if member.norm else None) if alone else None
+        if both is not None:
             before.append(member, both)
             plan.chain_of[member.node.index] = before
             return
     chain = Chain([member], member.affine)
     plan.chains.append(chain)
     plan.chain_of[member.node.index] = chain
+
+
+def _composed(plan: ScopePlan, chain: Chain, affine: Affine, norm: AffineNode | None) -> Affine | None:
+    """What a chain with more behind it does; None when that is no one affine, or none that its norm can hold."""
+    both = compose(plan.scope, chain.output, chain.affine, affine)
+    holder = chain.norm or norm
+    if both is None or not both.finite or (holder is not None and both.scale.size != holder.affine.scale.size):
+        return None
+    return both
+
+
+def join_neighbours(plan: ScopePlan) -> None:
+    """Tie together what stands in a row only now that other readers in between are gone."""
+    last = {chain.output: chain for chain in plan.chains if chain.waiting and not chain.rewritten}
+    for chain in plan.chains:
+        before = last.get(chain.data) if chain.waiting and not chain.rewritten else None
+        if before is None or chain.data in plan.scope.output_set:
+            continue
+        readers = [use for use in plan.value_readers(chain.data) if plan.looked_at(use.node)]
+        both = _composed(plan, before, chain.affine, chain.norm) if len(readers) == 1 else None
+        if both is not None:
+            before.take_over(chain, both)
+            plan.chain_of.update((member.node.index, before) for member in chain.members)
+            last[before.output] = before
+    plan.chains = [chain for chain in plan.chains if chain.members]
 
 
 def drop_identity(plan: ScopePlan, chain: Chain) -> None:

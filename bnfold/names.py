@@ -56,10 +56,13 @@ def final_names(plan: ScopePlan, free: FreeNames) -> dict[str, str]:
     for tensor in plan.changed:
         if tensor not in roots and tensor not in classes:
             renamed[tensor] = free.take(f"{tensor}_folded")
-    for chain in plan.chains:
-        if plan.shrinks(chain):  # of tensors inside such a chain only the shape can still be read
-            renamed.update((member.output, renamed.get(chain.data, chain.data)) for member in chain.members[:-1])
-    return renamed
+    inside = {  # of tensors inside a chain that is written anew only the shape can still be read
+        member.output: renamed.get(chain.data, chain.data)
+        for chain in plan.chains
+        if plan.shrinks(chain)
+        for member in chain.members[:-1]
+    }
+    return {name: inside.get(final, final) for name, final in renamed.items()} | inside
 
 
 def rename_captures(scope: Scope, renamed: dict[str, str]) -> None:

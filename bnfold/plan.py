@@ -50,6 +50,7 @@ class Chain:
         dropped: it does nothing.
         norm: the first batch norm among the members.
         rewritten: it stays with another affine than its members have: others merged into it, or half of it left.
+        widened: it stays, and its constant has a second axis now: it is no affine per channel any more.
         into_chain: the chain that took it over.
         moved: where a half of it went, or all of it but for an Identity in its place, while it stays.
     """
@@ -60,6 +61,7 @@ class Chain:
     refusal: Refusal | None = None
     dropped: bool = False
     rewritten: bool = False
+    widened: bool = False
     into_chain: Chain | None = None
     moved: Route | None = None
     norm: AffineNode | None = None
@@ -91,9 +93,20 @@ class Chain:
         if self.norm is None and member.norm:
             self.norm = member
 
+    def take_over(self, later: Chain, affine: Affine) -> None:
+        """Continue with all members of the chain behind; ``affine`` is that of both from now on."""
+        for member in later.members:
+            self.append(member, affine)
+        later.members = []
+
     @property
     def staying(self) -> bool:
         return not self.dropped and self.into_chain is None and not self.routes
+
+    @property
+    def waiting(self) -> bool:
+        """It stays so far, and may yet go."""
+        return self.staying and not self.widened
 
     def operators_needed(self) -> int:
         """Operators that express this chain's affine when nothing takes it."""
@@ -196,6 +209,9 @@ class ScopePlan:
             if end.adds:
                 self.adds.add(end.node.index)
         for edit in route.edits:
+            if edit.node.index in self.affines:
+                self.affines.pop(edit.node.index)
+                self.chain_of[edit.node.index].widened = True
             key = (edit.node.index, edit.slot)
             earlier = self.edits[key].affines if key in self.edits else ()
             self.edits[key] = Edited((*earlier, edit.affine), edit.default)
@@ -220,7 +236,7 @@ class ScopePlan:
 
     def shrinks(self, chain: Chain) -> bool:
         """Whether a staying chain is to be written anew, with fewer operators or another affine."""
-        if not chain.staying or not self.may_change(chain):
+        if not chain.waiting or not self.may_change(chain):
             return False
         if not chain.rewritten and not self.expressible(chain, chain.affine):
             return False
@@ -249,7 +265,7 @@ class ScopePlan:
         """Whether the chain that ``node`` belongs to can take another affine without growing."""
         chain = self.chain_of[node.index]
         if (
-            not chain.staying
+            not chain.waiting
             or not self.may_change(chain)
             or node is not (chain.members[0] if into else chain.members[-1]).node
         ):

@@ -6,9 +6,10 @@ Affine operators in a row form a *chain* with one composed affine. Chains are ro
 2. towards producers, in the order of the graph, so that a chain behind a routed one finds the way clear;
 3. towards consumers, in reverse order; where neither way takes it whole, the scale one way and the shift the other;
 4. what is left merges: a chain becomes the fewest operators, and chains with only carrying operators in between
-become one.
+become one;
+5. what still stays moves past affines along another axis, which are none per channel from then on.
 
-A routed chain counts as the identity from then on. The last three are repeated until nothing moves.
+A routed chain counts as the identity from then on. All but the first are repeated until nothing moves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from bnfold.across import fold_across
 from bnfold.affine import Affine
-from bnfold.chains import collect, drop_identity, find_dead
+from bnfold.chains import collect, drop_identity, find_dead, join_neighbours
 from bnfold.graph import Node, Scope
 from bnfold.merge import merge
 from bnfold.plan import Chain, Limits, ScopePlan
@@ -48,7 +49,7 @@ def _plan_root(root: Scope, limits: Limits, plans: dict[int, ScopePlan]) -> None
         if len(scopes) > 1 and fold_across(scopes, plans):
             continue
         merged = [_merge_all(plans[id(scope)]) for scope in scopes]
-        moved = any(merged)
+        moved = any(merged) or any([_widen_all(plans[id(scope)]) for scope in scopes])
 
 
 def _begin(scope: Scope, limits: Limits, bodies: list[tuple[Node, ScopePlan]]) -> ScopePlan:
@@ -66,19 +67,20 @@ def _route_all(plan: ScopePlan) -> None:
     while moved:
         walker = Walker(plan)
         for chain in plan.chains:
-            if chain.staying:
+            if chain.waiting:
                 _towards_producers(plan, walker, chain)
         moved = False
         walker = Walker(plan)
         for chain in reversed(plan.chains):
-            if chain.staying:
+            if chain.waiting:
                 moved |= _towards_consumers(plan, walker, chain)
-        moved = moved and any(chain.staying for chain in plan.chains)
+        moved = moved and any(chain.waiting for chain in plan.chains)
 
 
 def _merge_all(plan: ScopePlan) -> bool:
     """Merge what stays, until nothing does; whether the way may now be clear for others."""
-    moved, merged = False, any(chain.staying for chain in plan.chains)
+    join_neighbours(plan)
+    moved, merged = False, any(chain.waiting for chain in plan.chains)
     while merged:
         walker = Walker(plan, merge=True)
         merged = False
@@ -86,8 +88,21 @@ def _merge_all(plan: ScopePlan) -> bool:
         # single operator, and one that is taken may leave two.
         late = plan.chains[::-1]
         for chain in (*(c for c in late if c.norm is None), *(c for c in late if c.norm is not None)):
-            if chain.staying and merge(plan, walker, chain):
+            if chain.waiting and merge(plan, walker, chain):
                 merged = moved = True
+    return moved
+
+
+def _widen_all(plan: ScopePlan) -> bool:
+    """Move what stays past affines along another axis, whose constants have both axes then; whether any moved."""
+    walker = Walker(plan, widen=True)
+    moved = False
+    for chain in plan.chains:
+        if chain.waiting:
+            told = chain.refusal
+            _towards_producers(plan, walker, chain)
+            moved |= not chain.staying
+            chain.refusal = told
     return moved
 
 
@@ -115,7 +130,7 @@ def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
         if (
             other is None
             or other.members[0].node is not use.node
-            or not other.staying
+            or not other.waiting
             or not other.affine.same_as(chain.affine)
         ):
             return []

@@ -31,10 +31,11 @@ class Walker:
     walked once.
     """
 
-    def __init__(self, plan: ScopePlan, *, merge: bool = False) -> None:
+    def __init__(self, plan: ScopePlan, *, merge: bool = False, widen: bool = False) -> None:
         self._plan = plan
         self._scope = plan.scope
         self._at = Junction(plan, merge=merge)
+        self._widen = widen
         self._backward_rules = carry.backward_rules(plan.edits)
         self._forward_rules = carry.forward_rules(plan.edits)
         self._dead_ends: dict[str, Refusal] = {}
@@ -87,7 +88,9 @@ class Walker:
             stack.append((gone.data, affine, here, depth + 1))
             return None
         if node.index in self._plan.affines:
-            return self._at.meet(route, node, affine, into=False)
+            refusal = self._at.meet(route, node, affine, into=False)
+            steps = self._past(node, tensor, affine) if refusal is not None else []
+            return self._choose(route, steps, node, depth, nesting) if steps else refusal
         port = self._port_after(node)
         if isinstance(port, Port):
             if port.node is not node and affine.scales:
@@ -103,6 +106,16 @@ class Walker:
         if len(steps) == 1:
             return self._follow(route, stack, steps[0], node, depth)
         return self._choose(route, steps, node, depth, nesting)
+
+    def _past(self, node: Node, tensor: str, affine: Affine) -> list[carry.Step]:
+        """The ways past an affine operator that stays: it keeps its constant, or that gets a second axis."""
+        rule = self._backward_rules.get(node.op)
+        steps = [] if rule is None else rule(node, tensor, affine)
+        if isinstance(steps, Refusal):
+            return []
+        chain = self._plan.chain_of[node.index]
+        widen = self._widen and len(chain.members) == 1 and not chain.rewritten
+        return [step for step in steps if not step.edits or (widen and not affine.uniform)]
 
     def _follow(
         self,

@@ -63,7 +63,18 @@ def test_any_graph(random: Random) -> None:
     holds(model)
 
 
-SECOND_FOLD_ONCE_DID_MORE = [5048898, 5063758, 6035566, 6108236, 30010305, 30060036]
+SECOND_FOLD_ONCE_DID_MORE = [
+    5048898,
+    5063758,
+    6035566,
+    6108236,
+    30010305,
+    30060036,
+    40120937,
+    40149678,
+    40152160,
+    40217199,
+]
 
 
 @pytest.mark.parametrize("seed", [*range(300), *SECOND_FOLD_ONCE_DID_MORE])

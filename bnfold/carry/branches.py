@@ -1,8 +1,8 @@
-"""Operators that bring two or more computed tensors together: Add, Sub, Sum, Max, Min, Mul, Div, MatMul.
+"""Operators that bring two or more computed tensors together: Add, Sub, Sum, Mean, Max, Min, Mul, Div, MatMul.
 
-Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a maximum takes the affine on all sides when ``s >=
-0``; a product
-takes the scale on one side. Towards consumers: a shift passes an addition, a scale passes a product.
+Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a mean takes the affine on all sides, a maximum when
+``s >= 0``; a product takes the scale on one side. Towards consumers: a shift passes an addition, a scale passes a
+product.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ def extreme_backward(node: Node, output: str, affine: Affine) -> list[Step] | Re
     if isinstance(placed, Refusal):
         return placed
     return needs_no_sign(node, placed) or _any_of(node, [[placed] * len(node.inputs)])
+
+
+def mean_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    placed = _from_last(node, output, affine)
+    return placed if isinstance(placed, Refusal) else _any_of(node, [[placed] * len(node.inputs)])
 
 
 def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
@@ -147,6 +152,7 @@ BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(_SUMS, sum_backward),
     **dict.fromkeys(_EXTREMES, extreme_backward),
     **dict.fromkeys(_PRODUCTS, product_backward),
+    "Mean": mean_backward,
     "MatMul": matmul_backward,
 }
 FORWARD: dict[str, Forward] = {

@@ -269,7 +269,9 @@ def small(kind: Any, shape: tuple[int, ...], low: int, high: int) -> np.ndarray[
 def test_small_types_flip_too(kind: Any, low: int, high: int, zero: int, norm: str) -> None:
     """With a count that is odd, as two numbers of four bits share a byte."""
     text = f"w = DequantizeLinear(q, s, z)\nc = Conv(x, w)\ny = {norm}(c)"
-    model = build("float[2,5,5,5] x", text, q=small(kind, (3, 5, 1, 1), low, high), s=POWER, z=np.array(zero).astype(kind))
+    model = build(
+        "float[2,5,5,5] x", text, q=small(kind, (3, 5, 1, 1), low, high), s=POWER, z=np.array(zero).astype(kind)
+    )
     folded = folds(model)
     (weight,) = (t for t in folded.graph.initializer if tuple(t.dims) == (3, 5, 1, 1))
     assert weight.data_type == helper.np_dtype_to_tensor_dtype(np.dtype(kind))

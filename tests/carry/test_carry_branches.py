@@ -11,6 +11,8 @@ W = (3, 4, 1, 1)
 TWO = "a = Conv(x, W)\nb = Conv(x, V)\n"
 WV = {"W": W, "V": W}
 
+ROW = np.float32([1, -2, 0.5, 4])
+
 KEPT = [
     kept(
         "residual from an input",
@@ -35,7 +37,14 @@ KEPT = [
         V=W,
     ),
     kept("Max: negative scale", "sign", X, TWO + "s = Max(a, b)\ny = BN3(s)", **WV),
-    kept("Mean", "blocked", X, TWO + "s = Mean(a, b)\ny = BN3(s)", **WV),
+    kept(
+        "an affine along another axis: shift past a product",
+        "axis blocked",
+        X,
+        "a = Conv(x, W)\np = Mul(a, k)\ny = BN3(p)",
+        W=W,
+        k=(4,),
+    ),
     kept(
         "sum in front: scale",
         "no-producer",
@@ -82,6 +91,20 @@ KEPT = [
 ]
 
 FOLDS = [
+    case("Mean", X, TWO + "s = Mean(a, b)\ny = BN3(s)", **WV),
+    case(
+        "past a product along another axis", X, "a = Conv(x, W)\np = Mul(a, k)\ny = BNscale3(p)", affines=1, W=W, k=ROW
+    ),
+    case("past a sum along another axis", X, "a = Conv(x, W)\np = Add(a, k)\ny = BN3(p)", affines=1, W=W, k=ROW),
+    case(
+        "past several",
+        X,
+        "a = Conv(x, W)\np = Add(a, k)\nq = Sub(l, p)\nr = Transpose(q)\nt = Transpose(r)\ny = BN3(t)",
+        affines=2,
+        W=W,
+        k=ROW,
+        l=(4, 1),
+    ),
     *[case(f"{op}, towards producers", X, TWO + f"s = {op}(a, b)\ny = BN3(s)", **WV) for op in ("Add", "Sub", "Sum")],
     *[case(f"{op}, towards producers", X, TWO + f"s = {op}(a, b)\ny = BNpos3(s)", **WV) for op in ("Max", "Min")],
     case("Sum of three", X, TWO + "c = Conv(x, U)\ns = Sum(a, b, c)\ny = BN3(s)", **WV, U=W),
