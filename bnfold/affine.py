@@ -6,6 +6,7 @@ affines still rounds each weight once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ Vector = NDArray[np.float64]
 Channels = slice | list[int] | NDArray[np.integer[Any]]
 """What picks channels out of a vector."""
 
-__all__ = ["Affine", "Vector"]
+__all__ = ["Affine", "Spread", "Vector"]
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +116,31 @@ class Affine:
             and np.array_equal(self.scale, other.scale)
             and np.array_equal(self.shift, other.shift)
         )
+
+
+@dataclass(slots=True, eq=False)
+class Spread(Affine):
+    """An affine whose channels stand on several axes, as where a Reshape split them.
+
+    Attributes:
+        scale, shift: float64 arrays with a dimension for each of the axes.
+        axes: counted from the first axis, in rising order of the dimensions; ``axis`` means nothing.
+    """
+
+    axes: tuple[int, ...] = ()
+
+    @staticmethod
+    def along(scale: NDArray[np.float64], shift: NDArray[np.float64], axes: Iterable[int]) -> Affine:
+        """Values that vary along these axes, or only seem to; an ordinary affine where one axis or none is left."""
+        kept = list(axes)
+        for place in reversed(range(len(kept))):
+            first_scale, first_shift = scale.take([0], place), shift.take([0], place)
+            if (scale == first_scale).all() and (shift == first_shift).all():
+                scale, shift = first_scale.squeeze(place), first_shift.squeeze(place)
+                del kept[place]
+        if len(kept) > 1:
+            return Spread(scale, shift, kept[0], tuple(kept))
+        return Affine(scale.ravel(), shift.ravel(), *kept)
 
 
 def _vector(values: object) -> Vector:

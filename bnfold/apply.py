@@ -24,7 +24,7 @@ from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames, final_names, rename_captures
 from bnfold.orphans import Orphans
 from bnfold.plan import Chain, ScopePlan
-from bnfold.reduction import element_type, reduced
+from bnfold.reduction import applied_to, element_type, reduced
 from bnfold.refusals import Refusal
 from bnfold.writer import ConstantWriter, HostsUnfit, set_attribute
 
@@ -145,7 +145,7 @@ class _Sweep:
             constant = self._scope.constants.get(node.input(slot))
             values: NDArray[np.float64] = np.full((), default or 0.0) if constant is None else constant.float64()
             for affine in affines:
-                values = _apply_to(values, affine)
+                values = applied_to(values, affine)
             self._writer.store(
                 node, slot, values, element_type(node) if constant is None else constant.data_type, "value"
             )
@@ -238,16 +238,6 @@ def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | No
     if node.op == "ConvTranspose":
         return [conv_transpose.rewrite(node, out, into)]
     return [conv.rewrite(node, out, into)]
-
-
-def _apply_to(values: NDArray[np.float64], affine: Affine) -> NDArray[np.float64]:
-    """A constant's values passed through the affine; they grow where the channels need it."""
-    if affine.uniform:
-        return np.asarray(values * affine.scale[0] + affine.shift[0])
-    axis = affine.axis if affine.axis < 0 else affine.axis - values.ndim
-    shape = [-1] + [1] * (-axis - 1)
-    result: NDArray[np.float64] = values * affine.scale.reshape(shape) + affine.shift.reshape(shape)
-    return result
 
 
 def _rename(names: object, renamed: dict[str, str]) -> None:

@@ -84,18 +84,22 @@ def _pairs(root: Scope, graph: Any) -> Iterator[tuple[Scope, Any]]:
 
 
 def _state_constants(scope: Scope, graph: Any) -> None:
-    """Put constants in place of expressions that sizes and axes come from; inference does not look through all of
-    them."""
+    """Put constants in place of expressions that sizes and axes come from, and of those from outside of a body;
+    inference does not look through all of them."""
+    stated: set[str] = set()
     for node in scope.nodes:
-        if node.op not in _READS_SIZES:
-            continue
-        for name in node.inputs:
+        for name in node.inputs if node.op in _READS_SIZES else ():
             maker = scope.producers.get(name)
-            constant = None if maker is None or maker.op == "Constant" else scope.constants.get(name)
-            if maker is None or constant is None or constant.floating or len(maker.outputs) != 1:
+            given = (scope.defines(name) if maker is None else maker.op == "Constant") or name in stated
+            constant = None if given else scope.constants.get(name)
+            if constant is None or constant.floating or (maker is not None and len(maker.outputs) != 1):
                 continue
-            value = numpy_helper.from_array(constant.array())
-            graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
+            stated.add(name)
+            value = numpy_helper.from_array(constant.array(), name)
+            if maker is None:
+                graph.initializer.append(value)
+            else:
+                graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
 
 
 def _state_reshapes(scope: Scope, graph: Any) -> bool:

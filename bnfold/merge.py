@@ -20,18 +20,27 @@ def merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     readers = frozenset((chain.members[0].node.index,))
     route = walker.backward(chain.data, chain.affine, readers)
     if isinstance(route, Route) and route.cost == 0:
-        _take_merging(plan, chain, route, backward=True)
+        _take_whole(plan, chain, route, backward=True)
         return True
     route = walker.forward(chain.output, chain.affine)
     if isinstance(route, Route) and route.cost == 0 and route.ends:
-        _take_merging(plan, chain, route, backward=False)
+        _take_whole(plan, chain, route, backward=False)
         return True
     if (len(chain.members) > 1 or chain.rewritten) and chain.operators_needed() > 1 and plan.may_change(chain):
-        return _halve(plan, chain, readers)
+        return _halve(plan, walker, chain, readers)
     return False
 
 
-def _take_merging(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> None:
+def _take_whole(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> None:
+    chain.into_chain = next((plan.chain_of[e.node.index] for e in route.ends if e.node.index in plan.chain_of), None)
+    chain.routes.append(route)
+    _take(plan, chain, route, backward=backward)
+    plan.remove(chain, keeps_input=not backward)
+    _drop_identities(plan, route)
+
+
+def _take(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> None:
+    """Commit a route some of whose ends are chains that stay."""
     linear = Route([], route.edits, route.tensors, route.crossed)
     for end in route.ends:
         host = plan.chain_of.get(end.node.index)
@@ -41,20 +50,19 @@ def _take_merging(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool
         both = compose(plan.scope, host.data, *((host.affine, end.affine) if backward else (end.affine, host.affine)))
         assert both is not None, "checked by can_merge"
         host.affine, host.rewritten = both, True
-        chain.into_chain = host
     plan.take(chain, linear, backward=backward)
-    chain.routes.append(route)
-    plan.remove(chain, keeps_input=not backward)
+
+
+def _drop_identities(plan: ScopePlan, route: Route) -> None:
     for host in {id(h): h for h in (plan.chain_of.get(end.node.index) for end in route.ends) if h is not None}.values():
         if host.affine.identity and not joins_outputs(plan, host):
             host.dropped = True
             plan.remove(host, keeps_input=False)
 
 
-def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> bool:
+def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int]) -> bool:
     """Where scale and shift both stay as two operators, let one of them go and keep the other."""
     affine = chain.affine
-    walker = Walker(plan)
     halves = [(affine.only_scale(), affine.only_shift())]
     if affine.scale.all():
         inner = Affine(np.ones_like(affine.scale), affine.shift / affine.scale, affine.axis)
@@ -63,9 +71,10 @@ def _halve(plan: ScopePlan, chain: Chain, readers: frozenset[int]) -> bool:
     for first, second in halves:
         for going, kept, backward in ((first, second, True), (second, first, False)):
             route = walker.backward(chain.data, going, readers) if backward else walker.forward(chain.output, going)
-            if isinstance(route, Refusal) or route.cost or not route.ends:
+            if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
                 continue
-            plan.take(chain, route, backward=backward)
+            _take(plan, chain, route, backward=backward)
             chain.affine, chain.rewritten, chain.moved = kept, True, route
+            _drop_identities(plan, route)
             return True
     return False

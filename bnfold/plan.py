@@ -13,7 +13,7 @@ import numpy as np
 
 from bnfold import dtypes
 from bnfold.affine import Affine
-from bnfold.carry import Edited, Edits
+from bnfold.carry import Edit, Edited, Edits
 from bnfold.graph import CAPTURE, Node, Scope, Use
 from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
@@ -50,7 +50,8 @@ class Chain:
         dropped: it does nothing.
         norm: the first batch norm among the members.
         rewritten: it stays with another affine than its members have: others merged into it, or half of it left.
-        widened: it stays, and its constant has a second axis now: it is no affine per channel any more.
+        widened: it stays, and its constants pass through these affines along other axes: it is no affine per channel
+            any more.
         into_chain: the chain that took it over.
         moved: where a half of it went, or all of it but for an Identity in its place, while it stays.
     """
@@ -61,7 +62,7 @@ class Chain:
     refusal: Refusal | None = None
     dropped: bool = False
     rewritten: bool = False
-    widened: bool = False
+    widened: list[Edit] = field(default_factory=list)
     into_chain: Chain | None = None
     moved: Route | None = None
     norm: AffineNode | None = None
@@ -98,6 +99,11 @@ class Chain:
         for member in later.members:
             self.append(member, affine)
         later.members = []
+
+    def widen(self, edit: Edit) -> None:
+        """Let its scale or shift pass through an affine along another axis."""
+        self.widened.append(edit)
+        self.rewritten = True
 
     @property
     def staying(self) -> bool:
@@ -209,9 +215,9 @@ class ScopePlan:
             if end.adds:
                 self.adds.add(end.node.index)
         for edit in route.edits:
-            if edit.node.index in self.affines:
-                self.affines.pop(edit.node.index)
-                self.chain_of[edit.node.index].widened = True
+            if edit.node.index in self.chain_of:
+                self.chain_of[edit.node.index].widen(edit)
+                continue
             key = (edit.node.index, edit.slot)
             earlier = self.edits[key].affines if key in self.edits else ()
             self.edits[key] = Edited((*earlier, edit.affine), edit.default)
@@ -236,7 +242,7 @@ class ScopePlan:
 
     def shrinks(self, chain: Chain) -> bool:
         """Whether a staying chain is to be written anew, with fewer operators or another affine."""
-        if not chain.waiting or not self.may_change(chain):
+        if not chain.staying or not self.may_change(chain):
             return False
         if not chain.rewritten and not self.expressible(chain, chain.affine):
             return False

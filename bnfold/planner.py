@@ -49,7 +49,9 @@ def _plan_root(root: Scope, limits: Limits, plans: dict[int, ScopePlan]) -> None
         if len(scopes) > 1 and fold_across(scopes, plans):
             continue
         merged = [_merge_all(plans[id(scope)]) for scope in scopes]
-        moved = any(merged) or any([_widen_all(plans[id(scope)]) for scope in scopes])
+        if not any(merged):
+            merged = [_merge_all(plans[id(scope)], widen=True) for scope in scopes]
+        moved = any(merged)
 
 
 def _begin(scope: Scope, limits: Limits, bodies: list[tuple[Node, ScopePlan]]) -> ScopePlan:
@@ -77,12 +79,16 @@ def _route_all(plan: ScopePlan) -> None:
         moved = moved and any(chain.waiting for chain in plan.chains)
 
 
-def _merge_all(plan: ScopePlan) -> bool:
-    """Merge what stays, until nothing does; whether the way may now be clear for others."""
+def _merge_all(plan: ScopePlan, *, widen: bool = False) -> bool:
+    """Merge what stays, until nothing does; whether the way may now be clear for others.
+
+    Args:
+        widen: past affines along another axis, too, whose constants have both axes then.
+    """
     join_neighbours(plan)
     moved, merged = False, any(chain.waiting for chain in plan.chains)
     while merged:
-        walker = Walker(plan, merge=True)
+        walker = Walker(plan, merge=True, widen=widen)
         merged = False
         # From the end, so that the next one to merge with is near. Norms last: one that takes another chain stays a
         # single operator, and one that is taken may leave two.
@@ -90,19 +96,6 @@ def _merge_all(plan: ScopePlan) -> bool:
         for chain in (*(c for c in late if c.norm is None), *(c for c in late if c.norm is not None)):
             if chain.waiting and merge(plan, walker, chain):
                 merged = moved = True
-    return moved
-
-
-def _widen_all(plan: ScopePlan) -> bool:
-    """Move what stays past affines along another axis, whose constants have both axes then; whether any moved."""
-    walker = Walker(plan, widen=True)
-    moved = False
-    for chain in plan.chains:
-        if chain.waiting:
-            told = chain.refusal
-            _towards_producers(plan, walker, chain)
-            moved |= not chain.staying
-            chain.refusal = told
     return moved
 
 

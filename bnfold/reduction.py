@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from bnfold.affine import Affine
 from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames
 from bnfold.plan import Chain
 from bnfold.read import AffineNode
 from bnfold.writer import ConstantWriter, set_attribute
 
-__all__ = ["element_type", "reduced"]
+__all__ = ["applied_to", "element_type", "reduced"]
 
 
 def reduced(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames) -> list[NodeProto]:
@@ -22,6 +24,16 @@ def reduced(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames)
 def element_type(node: Node) -> int:
     """The type of what a node reads, for constants that it never had."""
     return node.scope.shapes.element_type(node.inputs[0]) or 1
+
+
+def applied_to(values: NDArray[np.float64], affine: Affine) -> NDArray[np.float64]:
+    """A constant's values passed through the affine; they grow where the channels need it."""
+    if affine.uniform:
+        return np.asarray(values * affine.scale[0] + affine.shift[0])
+    axis = affine.axis if affine.axis < 0 else affine.axis - values.ndim
+    shape = [-1] + [1] * (-axis - 1)
+    result: NDArray[np.float64] = values * affine.scale.reshape(shape) + affine.shift.reshape(shape)
+    return result
 
 
 def _norm(scope: Scope, chain: Chain, norm: AffineNode, writer: ConstantWriter) -> list[NodeProto]:
@@ -53,7 +65,10 @@ def _plain(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames) 
     made: list[NodeProto] = []
     source = chain.data
     for op, role, values in steps:
-        constant = writer.new(last, values.reshape(shape), data_type, f"{chain.output}_{role}")
+        wide = values.reshape(shape)
+        for edit in chain.widened:
+            wide = applied_to(wide, edit.affine) if edit.slot == role else wide
+        constant = writer.new(last, wide, data_type, f"{chain.output}_{role}")
         final = len(made) == len(steps) - 1
         output = chain.output if final else free.take(f"{chain.output}_scaled")
         name = last.proto.name if final else free.take(f"{chain.output}_mul")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bnfold import absorb, carry
+from bnfold import absorb, carry, crossing
 from bnfold.absorb import matmul, quantized
 from bnfold.absorb.port import Port
 from bnfold.affine import Affine
@@ -87,10 +87,12 @@ class Walker:
         if gone is not None:
             stack.append((gone.data, affine, here, depth + 1))
             return None
-        if node.index in self._plan.affines:
+        chain = self._plan.chain_of.get(node.index)
+        if chain is not None:
             refusal = self._at.meet(route, node, affine, into=False)
-            steps = self._past(node, tensor, affine) if refusal is not None else []
-            return self._choose(route, steps, node, depth, nesting) if steps else refusal
+            ways = crossing.backward(self._plan, node, affine, widen=self._widen) if refusal is not None else []
+            route.tensors += [member.output for member in chain.members[:-1]] if ways else []
+            return self._choose(route, ways, chain.members[0].node, depth, nesting) if ways else refusal
         port = self._port_after(node)
         if isinstance(port, Port):
             if port.node is not node and affine.scales:
@@ -106,16 +108,6 @@ class Walker:
         if len(steps) == 1:
             return self._follow(route, stack, steps[0], node, depth)
         return self._choose(route, steps, node, depth, nesting)
-
-    def _past(self, node: Node, tensor: str, affine: Affine) -> list[carry.Step]:
-        """The ways past an affine operator that stays: it keeps its constant, or that gets a second axis."""
-        rule = self._backward_rules.get(node.op)
-        steps = [] if rule is None else rule(node, tensor, affine)
-        if isinstance(steps, Refusal):
-            return []
-        chain = self._plan.chain_of[node.index]
-        widen = self._widen and len(chain.members) == 1 and not chain.rewritten
-        return [step for step in steps if not step.edits or (widen and not affine.uniform)]
 
     def _follow(
         self,
@@ -147,7 +139,7 @@ class Walker:
                 route.join(found)
                 return None
             first = first or found
-            if found.lasting and len(step.onward) == len(node.inputs):
+            if found.lasting and len(step.onward) == len(node.inputs) and not step.edits:
                 break
         return Refusal(first.code, first.reason, first.node) if first is not None else None
 
@@ -235,8 +227,16 @@ class Walker:
         if gone is not None:
             stack.append((gone.output, affine, depth + 1))
             return None
-        if node.index in self._plan.affines:
-            return self._at.meet(route, node, affine, into=True)
+        chain = self._plan.chain_of.get(node.index)
+        if chain is not None:
+            refusal = self._at.meet(route, node, affine, into=True)
+            way = crossing.forward(self._plan, node, affine) if refusal is not None else None
+            if way is None:
+                return refusal
+            route.tensors += [member.output for member in chain.members[:-1]]
+            route.crossed.append(node)
+            stack.extend((name, part, depth + 1) for name, part in way.onward)
+            return None
         entry = absorb.BEFORE.get(node.op)
         if entry is not None:
             port = entry(node, position)

@@ -38,6 +38,14 @@ KEPT = [
     ),
     kept("Max: negative scale", "sign", X, TWO + "s = Max(a, b)\ny = BN3(s)", **WV),
     kept(
+        "an affine along another axis that would become two operators",
+        "axis blocked",
+        X,
+        "a = Conv(x, W)\np = Sub(k, a)\ny = BN3(p)",
+        W=W,
+        k=ROW,
+    ),
+    kept(
         "an affine along another axis: shift past a product",
         "axis blocked",
         X,
@@ -99,8 +107,8 @@ FOLDS = [
     case(
         "past several",
         X,
-        "a = Conv(x, W)\np = Add(a, k)\nq = Sub(l, p)\nr = Transpose(q)\nt = Transpose(r)\ny = BN3(t)",
-        affines=2,
+        "a = Conv(x, W)\np = Add(a, k)\nq = Add(l, p)\nr = Transpose(q)\nt = Transpose(r)\ny = BN3(t)",
+        affines=1,
         W=W,
         k=ROW,
         l=(4, 1),

@@ -1,0 +1,75 @@
+"""Past affines that stay: along different axes two of them are no single affine, but they may change places.
+
+With ``B(x) = a * x + b`` in the way of ``A(x) = s * x + t``, each along its own axis: two scales commute, and so do two
+shifts. Else ``A(B(x)) = a * (s * x) + (s * b + t)``: the scale goes on, and the shift of ``B`` gets both axes; or ``B``
+takes all of it in, ``(s * a) * x + (s * b + t)``. Neither needs an operator that is not there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bnfold.affine import Affine
+from bnfold.carry.step import Edit, Step
+from bnfold.graph import Node
+
+if TYPE_CHECKING:
+    from bnfold.plan import Chain, ScopePlan
+
+__all__ = ["SCALE", "SHIFT", "backward", "forward"]
+
+SCALE, SHIFT = "scale", "shift"
+"""The constants of a chain, as slots of an edit of its last operator."""
+
+
+def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> list[Step]:
+    """The ways of an affine behind the last operator of a chain, towards its front.
+
+    Args:
+        widen: constants may get a second axis; the chain is no affine per channel from then on.
+    """
+    chain = plan.chain_of[node.index]
+    if chain.norm is not None or node is not chain.members[-1].node:
+        return []
+    own = chain.affine
+    ways = [Step(((chain.data, affine),))] if _commute(chain, affine) else []
+    placed = _placed(plan, chain, affine) if widen else None
+    if placed is None:
+        return ways
+    shift = (Edit(node, SHIFT, placed),) if own.shifts else ()
+    scale = (Edit(node, SCALE, placed.only_scale()),) if placed.scales else ()
+    if own.shifts and placed.scales:
+        ways.append(Step(((chain.data, affine.only_scale()),), shift))
+    if (own.scales or not placed.scales) and (own.shifts or not placed.shifts):
+        ways.append(Step((), scale + shift))
+    return ways
+
+
+def forward(plan: ScopePlan, node: Node, affine: Affine) -> Step | None:
+    """The way of an affine in front of the first operator of a chain, towards its end."""
+    chain = plan.chain_of[node.index]
+    if chain.norm is not None or node is not chain.members[0].node:
+        return None
+    if _commute(chain, affine):
+        return Step(((chain.output, affine),))
+    return None
+
+
+def _commute(chain: Chain, affine: Affine) -> bool:
+    own = chain.affine
+    return not (affine.shifts or own.shifts) or not (affine.scales or own.scales)
+
+
+def _placed(plan: ScopePlan, chain: Chain, affine: Affine) -> Affine | None:
+    """The affine with its axis counted from the last one; None where the chain may not change.
+
+    A single value needs no second axis, so a chain that has none merges with it.
+    """
+    if not plan.may_change(chain) or chain.operators_needed() > len(chain.members):
+        return None
+    if affine.uniform:
+        return affine if chain.widened else None
+    shapes = plan.scope.shapes
+    rank = shapes.rank(chain.output)
+    axis = affine.axis if affine.axis < 0 or rank is None else affine.axis - rank
+    return affine.at(axis) if axis < 0 and shapes.dim(chain.output, axis) == affine.scale.size else None
