@@ -114,8 +114,8 @@ def join_neighbours(plan: ScopePlan) -> None:
         readers = [use for use in plan.value_readers(chain.data) if plan.looked_at(use.node)]
         both = _composed(plan, before, chain.affine, chain.norm) if len(readers) == 1 else None
         if both is not None:
-            before.take_over(chain, both)
             plan.chain_of.update((member.node.index, before) for member in chain.members)
+            before.take_over(chain, both)
             last[before.output] = before
     plan.chains = [chain for chain in plan.chains if chain.members]
 

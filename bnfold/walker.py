@@ -139,7 +139,7 @@ class Walker:
                 route.join(found)
                 return None
             first = first or found
-            if found.lasting and len(step.onward) == len(node.inputs) and not step.edits:
+            if found.lasting and len(step.onward) == len(node.inputs) and node.index not in self._plan.chain_of:
                 break
         return Refusal(first.code, first.reason, first.node) if first is not None else None
 
