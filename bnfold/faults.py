@@ -55,14 +55,14 @@ def state_outputs(scope: Scope, graph: Any) -> bool:
 
 
 def _wrong(node: Node) -> bool:
-    """Pools that count windows in the padding at the end, Slices that keep the names of what they cut, and what
-    ConvTranspose makes of SAME with output padding."""
+    """Pools that count windows in the padding at the end, Slices that keep the names of what they cut or are followed
+    as if they cut nothing, and what ConvTranspose makes of SAME with output padding."""
     opset = node.scope.opset
     same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     if node.op in ("MaxPool", "AveragePool", "LpPool") and opset < 22:
         return bool(node.integer("ceil_mode", 0)) and (same or any(node.integers("pads") or ()))
     if node.op == "Slice":
-        return opset == 10
+        return opset == 10 or any(node.input(i) and constant_ints(node, "", i) is None for i in (1, 2, 3, 4))
     return node.op == "ConvTranspose" and same and any(node.integers("output_padding") or ())
 
 
