@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bnfold.affine import Affine
+
+DIFFERENT = {
+    "next to one": (Affine.of([1.0, np.nextafter(1.0, 2.0)]), Affine.of([1.0, 1.0])),
+    "next to zero": (Affine.of([1.0, 1.0], [0.0, 5e-324]), Affine.of([1.0, 1.0], [0.0, 0.0])),
+    "a sign": (Affine.of([1.0, -1.0]), Affine.of([1.0, 1.0])),
+    "the order": (Affine.of([2.0, 1.0]), Affine.of([1.0, 2.0])),
+    "the axis": (Affine.of([2.0, 1.0], axis=1), Affine.of([2.0, 1.0], axis=3)),
+    "a scale for a shift": (Affine.of(1.0, 2.0), Affine.of(2.0, 1.0)),
+    "no number": (Affine.of(np.nan), Affine.of(1.0)),
+    "an infinite shift": (Affine.of([1.0, 1.0], [0.0, np.inf]), Affine.of([1.0, 1.0])),
+    "the number of channels": (Affine.of([2.0, 2.0]), Affine.of([2.0, 2.0, 2.0])),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
+def test_must_not_be_taken_for_another(one: Affine, other: Affine) -> None:
+    """Nor for one that does nothing."""
+    assert not one.same_as(other)
+    assert not other.same_as(one)
+    assert not one.identity
+
 
 NUMBERS = st.sampled_from([-4.0, -1.0, -0.5, 0.0, 0.25, 1.0, 2.0, 3.0])
 

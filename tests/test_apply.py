@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same, build, feeds_for, fold, folds, initializers, keeps, ops
+from helpers import Case, assert_same, build, feeds_for, fold, folds, initializers, kept, ops
 from onnx import helper
 
 import bnfold
@@ -14,6 +14,50 @@ import bnfold
 X = "float[2,4,5,5] x"
 W = (3, 4, 2, 2)
 C = "c = Conv(x, W)\n"
+HALF = "float16[2,4,5,5] x"
+LARGE, FULL = np.float32(3e38), np.full(3, 6e4, np.float16)
+
+KEPT = [
+    kept("a weight that would overflow", "overflow", X, C + "y = BN3(c)", W=np.full(W, LARGE, np.float32)),
+    kept("an infinite weight", "not-finite", X, C + "y = BN3(c)", W=np.full(W, np.inf, np.float32)),
+    kept(
+        "a bias that would overflow", "overflow", HALF, "c = Conv(x, W, B)\ny = Mul(c, k)", W=W, B=FULL, k=np.float16(4)
+    ),
+    kept(
+        "biases whose sum would overflow",
+        "overflow",
+        HALF,
+        "c = Conv(x, W, B)\ny = Add(c, k)",
+        W=W,
+        B=FULL,
+        k=FULL.reshape(3, 1, 1),
+    ),
+    kept("factors whose product would overflow", "no-producer no-producer", X, "a = Mul(x, k)\ny = Mul(a, k)", k=LARGE),
+    kept(
+        "the same behind an operator that takes neither",
+        "overflow overflow",
+        X,
+        C + "a = Mul(c, k)\ny = Mul(a, k)",
+        W=W,
+        k=LARGE,
+    ),
+    kept("an identity that connects input and output", "no-producer", X, "y = Mul(x, k)", k=np.float32(1)),
+    kept(
+        "identities that connect an input to two outputs",
+        "shared-output shared-output",
+        X,
+        "y = Mul(x, k)\nz = Add(x, l)",
+        outputs="float[2,4,5,5] y, float[2,4,5,5] z",
+        k=np.float32(1),
+        l=np.float32(0),
+    ),
+    kept("a bias from a caller", "bias-not-constant", X + ", float[3] q", "c = Conv(x, W, q)\ny = BN3(c)", W=W),
+]
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_must_not_change(case: Case) -> None:
+    case.keeps()
 
 
 def test_what_was_unused_before_stays() -> None:
@@ -118,7 +162,10 @@ def test_a_merge_that_leaves_two_outputs_the_same() -> None:
 
 @pytest.mark.parametrize(
     "nodes",
-    ["n = BN4(x)\ni = Identity(n)\nm = Mul(i, k)\ny = Add(m, l)", "m = Mul(x, k)\na = Add(m, l)\ni = Identity(a)\ny = BN4(i)"],
+    [
+        "n = BN4(x)\ni = Identity(n)\nm = Mul(i, k)\ny = Add(m, l)",
+        "m = Mul(x, k)\na = Add(m, l)\ni = Identity(a)\ny = BN4(i)",
+    ],
     ids=["pair behind", "pair in front"],
 )
 def test_a_pair_merges_into_a_norm_beyond_a_copy(nodes: str) -> None:
@@ -143,12 +190,6 @@ def test_an_if_that_nobody_reads_goes_with_what_its_branches_read() -> None:
     folded = folds(build(f"{X}, bool flag", nodes, "float[2,4,5,5] y", W=W, k=np.float32(2)))
     assert ops(folded) == ["Relu"]
     assert not folded.graph.initializer
-
-
-def test_weights_that_cannot_be_written_are_left_alone() -> None:
-    for value, code in ((3e38, "overflow"), (np.inf, "not-finite")):
-        model = build(X, C + "y = BN3(c)", W=np.full(W, value, np.float32))
-        keeps(model, code)
 
 
 def test_constants_that_two_affines_pass_along_different_axes() -> None:

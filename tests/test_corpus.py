@@ -22,6 +22,37 @@ CORPUS = Path(os.environ.get("BNFOLD_CORPUS") or Path(__file__).parents[2] / "sh
 HAVE_CORPUS = (CORPUS / "manifest.json").is_file()
 
 
+# -- what must not change ----------------------------------------------------------------------------------------------
+
+KEPT = {  # models of the onnx package, and why each of their operators stays
+    "light/light_bvlc_alexnet": "",
+    "light/light_inception_v1": "",
+    "light/light_squeezenet": "",
+    "light/light_vgg19": "",
+    "light/light_zfnet512": "",
+    "pytorch-converted/test_BatchNorm1d_3d_input_eval/model": "no-producer",
+    "pytorch-converted/test_BatchNorm2d_eval/model": "no-producer",
+    "pytorch-converted/test_BatchNorm2d_momentum_eval/model": "no-producer",
+    "pytorch-converted/test_BatchNorm3d_eval/model": "no-producer",
+    "pytorch-converted/test_BatchNorm3d_momentum_eval/model": "no-producer",
+    "pytorch-converted/test_Softmin/model": "no-producer",
+    "pytorch-converted/test_Softsign/model": "shift",
+    "pytorch-operator/test_operator_addconstant/model": "no-producer",
+    "pytorch-operator/test_operator_basic/model": "blocked",
+    "pytorch-operator/test_operator_params/model": "blocked",
+    "pytorch-operator/test_operator_symbolic_override_nested/model": "shared-output shared-output",
+    "simple/test_gradient_of_add_and_mul/model": "",
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_must_not_change(name: str) -> None:
+    model = onnx.load(DATA / f"{name}.onnx")
+    result = bnfold.fold(model, verify=False)
+    assert result.model.SerializeToString() == model.SerializeToString()
+    assert [entry.code for entry in result.report.kept] == KEPT[name].split()
+
+
 # -- the light models of the onnx package ------------------------------------------------------------------------------
 
 LEFT_IN_LIGHT = {"resnet50": 0, "densenet121": 62, "inception_v2": 6, "shufflenet": 0}

@@ -13,6 +13,25 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import dtypes
 
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        TensorProto(dims=[3], data_type=TensorProto.FLOAT, raw_data=b"1234"),
+        TensorProto(dims=[3], data_type=TensorProto.FLOAT, raw_data=b"123"),
+        TensorProto(dims=[3], data_type=TensorProto.FLOAT, float_data=[1]),
+        TensorProto(dims=[3], data_type=TensorProto.INT64, int64_data=[1]),
+        TensorProto(dims=[3], data_type=TensorProto.UNDEFINED, raw_data=b"123"),
+        TensorProto(dims=[3], data_type=99, raw_data=b"123"),
+        TensorProto(dims=[-3], data_type=TensorProto.FLOAT, raw_data=b"1234"),
+        TensorProto(dims=[-3, -1], data_type=TensorProto.INT4, raw_data=b"1234"),
+    ],
+)
+def test_tensor_array_refuses_what_does_not_fit(tensor: TensorProto) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the wording is NumPy's or onnx's
+        dtypes.tensor_array(tensor)
+
+
 # Bits of the significand, exponent of the smallest subnormal, largest finite value.
 FORMATS = {
     dtypes.FLOAT16: (11, -24, Fraction(65504)),
@@ -137,21 +156,3 @@ def test_tensor_array_reads_every_form(dtype: object, raw: bool) -> None:
 def test_tensor_array_takes_raw_bytes_from_elsewhere() -> None:
     tensor = TensorProto(dims=[2], data_type=TensorProto.FLOAT)
     np.testing.assert_array_equal(dtypes.tensor_array(tensor, np.float32([3, 4]).tobytes()), [3, 4])
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        TensorProto(dims=[3], data_type=TensorProto.FLOAT, raw_data=b"1234"),
-        TensorProto(dims=[3], data_type=TensorProto.FLOAT, raw_data=b"123"),
-        TensorProto(dims=[3], data_type=TensorProto.FLOAT, float_data=[1]),
-        TensorProto(dims=[3], data_type=TensorProto.INT64, int64_data=[1]),
-        TensorProto(dims=[3], data_type=TensorProto.UNDEFINED, raw_data=b"123"),
-        TensorProto(dims=[3], data_type=99, raw_data=b"123"),
-        TensorProto(dims=[-3], data_type=TensorProto.FLOAT, raw_data=b"1234"),
-        TensorProto(dims=[-3, -1], data_type=TensorProto.INT4, raw_data=b"1234"),
-    ],
-)
-def test_tensor_array_refuses_what_does_not_fit(tensor: TensorProto) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the wording is NumPy's or onnx's
-        dtypes.tensor_array(tensor)

@@ -36,7 +36,7 @@ KEPT = [
         "MaxPool: a last window that lies in the padding is not counted, in front of a Conv",
         "sign",
         "float[1,4,5,5] x",
-        f"p = {POOL.format(op='MaxPool')}(x)\nn = BN4(p)\ny = Conv<auto_pad=\"SAME_UPPER\", strides=[3,3]>(n, W)",
+        f'p = {POOL.format(op="MaxPool")}(x)\nn = BN4(p)\ny = Conv<auto_pad="SAME_UPPER", strides=[3,3]>(n, W)',
         opset=17,
         W=(4, 4, 3, 3),
     ),
@@ -44,7 +44,7 @@ KEPT = [
         "ConvTranspose: SAME with output padding",
         "shape-unknown",
         "float[1,4,6] x",
-        "p = ConvTranspose<auto_pad=\"SAME_UPPER\", strides=[2], output_padding=[1]>(x, W)\ns = ReduceSum(p, two)\ny = Add(s, k)",
+        'p = ConvTranspose<auto_pad="SAME_UPPER", strides=[2], output_padding=[1]>(x, W)\ns = ReduceSum(p, two)\ny = Add(s, k)',
         opset=17,
         W=(4, 2, 3),
         two=[2],
@@ -99,7 +99,9 @@ def test_a_slice_of_opset_10_does_not_keep_the_name_of_what_it_cuts() -> None:
     assert sizes(computed, "s") == (None, None, "C")
     unknown = shapes(build("float[B,4,C] x, int64[2] ax", text, "float[p,q,r] y", opset=10, st=[0, 1], en=[2, 3]))
     assert sizes(unknown, "s") == (None, None, None)
-    stepped = build("float[B,4,C] x", text.replace("ax)", "ax, by)"), "float[p,q,r] y", opset=10, by=[1, 2], **constants)
+    stepped = build(
+        "float[B,4,C] x", text.replace("ax)", "ax, by)"), "float[p,q,r] y", opset=10, by=[1, 2], **constants
+    )
     assert sizes(shapes(stepped), "s") == (None, None, "C")
 
 
@@ -147,7 +149,9 @@ def test_names_that_an_earlier_inference_made_up_mean_nothing() -> None:
 @pytest.mark.parametrize("wanted", [[-1], [1, -1], [1, 1, -1], [0, -1]])
 @pytest.mark.parametrize("inputs", ["float[2,4,3] x", "float[B,4,3] x"])
 def test_the_rest_of_a_shape_that_is_not_known_is_not_one(wanted: list[int], inputs: str) -> None:
-    text = "f = Flatten(x)\nr = Reshape(f, to)\na = Add(r, k)\ns = ReduceSum(a, ax)\nt = Reshape(s, one)\ny = Gemm(t, w)"
+    text = (
+        "f = Flatten(x)\nr = Reshape(f, to)\na = Add(r, k)\ns = ReduceSum(a, ax)\nt = Reshape(s, one)\ny = Gemm(t, w)"
+    )
     axis = len(wanted) - 1
     model = build(inputs, text, "float[p,q] y", to=wanted, ax=[axis], one=[-1, 1], k=np.float32(2), w=(1, 3))
     folded = fold(model).model

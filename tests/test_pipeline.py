@@ -123,7 +123,9 @@ def test_overflow_of_a_streamed_weight_excludes_its_operator(tmp_path: Path) -> 
 
 ROW = build(
     "float[1,2,3,3] x",
-    "".join(f"c{i} = Conv({'x' if i == 0 else f'r{i - 1}'}, W)\nn{i} = BN2(c{i})\nr{i} = Relu(n{i})\n" for i in range(16)),
+    "".join(
+        f"c{i} = Conv({'x' if i == 0 else f'r{i - 1}'}, W)\nn{i} = BN2(c{i})\nr{i} = Relu(n{i})\n" for i in range(16)
+    ),
     "float[1,2,3,3] r15",
     W=(2, 2, 1, 1),
 )

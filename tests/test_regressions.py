@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import (
+    Case,
     assert_same,
     build,
     count,
@@ -20,6 +21,7 @@ from helpers import (
     initializers,
     integers,
     keeps,
+    kept,
     norm_parameters,
     ops,
     run,
@@ -41,6 +43,95 @@ def norm(output: str, data: str) -> str:
 
 def shared(channels: int = 4, kind: str = "") -> dict[str, Any]:
     return dict(zip("gbmv", norm_parameters(kind, channels, "shared").values(), strict=True))
+
+
+# -- what must not change ----------------------------------------------------------------------------------------------
+
+
+def half(**values: Any) -> dict[str, Any]:
+    return {name: np.array(value, np.float16) for name, value in values.items()}
+
+
+RESHAPES = "t0 = Reshape(x, sh)\n" + "".join(f"t{i} = Reshape(t{i - 1}, sh)\n" for i in range(1, 400))
+NOT_RELU = {
+    "Clip from one": ("Clip(c, one)", {"one": np.float32(1)}, "blocked"),
+    "Clip to six": ("Clip(c, zero, six)", {"zero": np.float32(0), "six": np.float32(6)}, "blocked"),
+    "Clip without bounds": ("Clip(c)", {}, "blocked"),
+    "Clip with two bounds from the outside": ("Clip <min=0.0, max=6.0> (c)", {"opset": 10}, "blocked"),
+    "Clip, shift": ("Clip(c, zero)", {"zero": np.float32(0), "k": np.float32(3)}, "shift"),
+    "LpPool, shift": ("LpPool <kernel_shape=[2,2]> (c)", {"k": np.float32(3)}, "shift"),
+    "ReduceL2, shift": ("ReduceL2 <keepdims=1> (c)", {"k": np.float32(3)}, "shift"),
+    "ReduceL2, sign": ("ReduceL2 <keepdims=1> (c)", {}, "sign"),
+}
+
+KEPT = [
+    kept(
+        "a float16 weight would vanish",
+        "underflow",
+        "float16[1,256,1,1] x",
+        "c = Conv(x, W)\n" + norm("y", "c"),
+        **half(W=np.full((1, 256, 1, 1), 1e-4), g=[0.02], b=[0.0], m=[0.0], v=[6e4]),
+    ),
+    kept(
+        "the scale of a quantized weight would vanish",
+        "overflow",
+        "float16[1,4,2,2] x",
+        "W = DequantizeLinear(Wq, s)\nc = Conv(x, W)\n" + norm("y", "c"),
+        Wq=integers((3, 4, 1, 1), "Wq", np.int8),
+        **half(s=1e-4, g=[2.0**-12] * 3, b=[1.0] * 3, m=[0.0] * 3, v=[1.0] * 3),
+    ),
+    kept(
+        "the second output of a layer norm has another shape than its input",
+        "broadcast",
+        "float[5,4] x",
+        "ln, mean = LayerNormalization(x, s, b)\nq = Mul(mean, k)\ny = MatMul(q, W)",
+        s=(4,),
+        b=(4,),
+        k=(4,),
+        W=(4, 3),
+    ),
+    kept(
+        "the value of a Pad has the type of its data",
+        "shape-unknown",
+        "float16[1,4,2,2] x",
+        "u = com.microsoft.QuickGelu(x)\nc = Conv(u, W)\np = Pad(c, P)\ny = Add(p, k)",
+        outputs="float16[1,4,4,4] y",
+        opset=17,
+        ir=8,
+        imports={"com.microsoft": 1},
+        P=[0, 0, 1, 1, 0, 0, 1, 1],
+        k=np.float16(0.5),
+        W=W,
+    ),
+    kept("no elements", "reshape", "float[0,4,2,2] x", "n = BN4(x)\nf = Flatten(n)\ny = Gemm(f, G)", G=(16, 3)),
+    kept("hundreds of Reshapes in a row", "too-far", "float[5,4] x", RESHAPES + "y = BN4(t399)", sh=[-1, 4]),
+    kept(
+        "subtractions from a constant do not become more operators",
+        "no-producer shared-output shared-output",
+        "float[4,4] x",
+        "i = Identity(x)\na = Add(i, k)\ny1 = Sub(k2, a)\ny2 = Sub(k3, a)",
+        outputs="float[4,4] y1, float[4,4] y2",
+        k=np.float32(1),
+        k2=np.float32(2),
+        k3=np.float32(5),
+    ),
+    *[  # what only looks like a Relu
+        kept(
+            name,
+            code,
+            "float[2,4,5,5] x",
+            f"c = Conv(x, W)\nr = {middle}\ny = {'Add' if 'k' in options else 'Mul'}(r, k)",
+            W=(3, 4, 1, 1),
+            **({"k": np.float32(-2)} | options),
+        )
+        for name, (middle, options, code) in NOT_RELU.items()
+    ],
+]
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_must_not_change(case: Case) -> None:
+    case.keeps()
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -69,21 +160,6 @@ def test_large_integer_weights_take_the_signs_of_a_norm_in_a_file(tmp_path: Path
     folded = onnx.load(tmp_path / "folded.onnx")
     assert count(folded, "BatchNormalization") == 0
     assert_same(model, folded, feeds_for(model))
-
-
-def test_a_norm_that_makes_a_float16_weight_vanish_stays() -> None:
-    half = np.float16
-    values = {"W": np.full((1, 256, 1, 1), 1e-4), "g": [0.02], "b": [0.0], "m": [0.0], "v": [6e4]}
-    stored = {name: np.array(value, half) for name, value in values.items()}
-    keeps(build("float16[1,256,1,1] x", "c = Conv(x, W)\n" + norm("y", "c"), **stored), "underflow")
-
-
-def test_a_norm_that_makes_the_scale_of_a_quantized_weight_vanish_stays() -> None:
-    values = {"s": 1e-4, "g": [2.0**-12] * 3, "b": [1.0] * 3, "m": [0.0] * 3, "v": [1.0] * 3}
-    stored = {name: np.array(value, np.float16) for name, value in values.items()}
-    nodes = "W = DequantizeLinear(Wq, s)\nc = Conv(x, W)\n" + norm("y", "c")
-    model = build("float16[1,4,2,2] x", nodes, Wq=integers((3, 4, 1, 1), "Wq", np.int8), **stored)
-    keeps(model, "overflow")
 
 
 def test_factors_whose_product_is_too_small_stay_apart() -> None:
@@ -236,20 +312,6 @@ def test_initializers_that_annotations_name_stay_as_they_are() -> None:
 # -- shapes and types --------------------------------------------------------------------------------------------------
 
 
-def test_the_second_output_of_a_layer_norm_has_another_shape_than_its_input() -> None:
-    nodes = "ln, mean = LayerNormalization(x, s, b)\nq = Mul(mean, k)\ny = MatMul(q, W)"
-    keeps(build("float[5,4] x", nodes, s=(4,), b=(4,), k=(4,), W=(4, 3)), "broadcast")
-
-
-def test_the_value_of_a_pad_has_the_type_of_its_data() -> None:
-    nodes = "u = com.microsoft.QuickGelu(x)\nc = Conv(u, W)\np = Pad(c, P)\ny = Add(p, k)"
-    stored = {"P": [0, 0, 1, 1, 0, 0, 1, 1], "k": np.float16(0.5), "W": W}
-    model = build(
-        "float16[1,4,2,2] x", nodes, "float16[1,4,4,4] y", opset=17, ir=8, imports={"com.microsoft": 1}, **stored
-    )
-    keeps(model, "shape-unknown")
-
-
 def test_a_name_that_stands_for_two_dimensions_names_no_size() -> None:
     def model(last: str) -> ModelProto:
         shape = "s = Shape(n)\nl = Gather(s, two)\nsh = Concat<axis = 0>(l, four, rest)\n"
@@ -261,11 +323,6 @@ def test_a_name_that_stands_for_two_dimensions_names_no_size() -> None:
     feeds = {"x": integers((2, 4, 3), "x")}
     assert_same(model("N"), fold(model("N")).model, feeds)
     keeps(model("M"), "reshape")
-
-
-def test_no_elements() -> None:
-    model = build("float[0,4,2,2] x", "n = BN4(x)\nf = Flatten(n)\ny = Gemm(f, G)", G=(16, 3))
-    keeps(model, "reshape")
 
 
 def test_no_columns() -> None:
@@ -341,11 +398,6 @@ def test_hundreds_of_matmuls_in_a_row() -> None:
     assert ops(folded) == ["MatMul"] * 399 + ["Gemm"]
 
 
-def test_hundreds_of_reshapes_in_a_row() -> None:
-    nodes = "t0 = Reshape(x, sh)\n" + "".join(f"t{i} = Reshape(t{i - 1}, sh)\n" for i in range(1, 400))
-    keeps(build("float[5,4] x", nodes + "y = BN4(t399)", sh=[-1, 4]), "too-far")
-
-
 def test_factors_that_overflow_together_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """4^256 is no float32: merged as far as it goes, without a new plan for each product that does not fit."""
     calls: list[object] = []
@@ -386,17 +438,6 @@ def test_sizes_that_are_squared_over_and_over(monkeypatch: pytest.MonkeyPatch) -
     assert 0 < len(lengths) < 200
     assert max(lengths) <= 16
     assert_same(model, result.model, feeds_for(model, B=1))
-
-
-def test_subtractions_from_a_constant_do_not_become_more_operators() -> None:
-    nodes = "i = Identity(x)\na = Add(i, k)\ny1 = Sub(k2, a)\ny2 = Sub(k3, a)"
-    constants = {"k": np.float32(1), "k2": np.float32(2), "k3": np.float32(5)}
-    keeps(
-        build("float[4,4] x", nodes, "float[4,4] y1, float[4,4] y2", **constants),
-        "no-producer",
-        "shared-output",
-        "shared-output",
-    )
 
 
 def test_channels_of_which_none_is_left() -> None:
@@ -488,45 +529,24 @@ def test_patterns_that_once_stayed(inputs: str, nodes: str, options: dict[str, A
     folds(build(inputs, nodes, **options), M=3)
 
 
-NOT_RELU = {
-    "Clip from one": ("Clip(c, one)", {"one": np.float32(1)}, "blocked"),
-    "Clip to six": ("Clip(c, zero, six)", {"zero": np.float32(0), "six": np.float32(6)}, "blocked"),
-    "Clip without bounds": ("Clip(c)", {}, "blocked"),
-    "Clip with two bounds from the outside": ("Clip <min=0.0, max=6.0> (c)", {"opset": 10}, "blocked"),
-    "Clip, shift": ("Clip(c, zero)", {"zero": np.float32(0), "k": np.float32(3)}, "shift"),
-    "LpPool, shift": ("LpPool <kernel_shape=[2,2]> (c)", {"k": np.float32(3)}, "shift"),
-    "ReduceL2, shift": ("ReduceL2 <keepdims=1> (c)", {"k": np.float32(3)}, "shift"),
-    "ReduceL2, sign": ("ReduceL2 <keepdims=1> (c)", {}, "sign"),
-}
-
-
-@pytest.mark.parametrize(("middle", "options", "code"), NOT_RELU.values(), ids=NOT_RELU)
-def test_what_only_looks_like_a_relu(middle: str, options: dict[str, Any], code: str) -> None:
-    text = f"c = Conv(x, W)\nr = {middle}\ny = {'Add' if 'k' in options else 'Mul'}(r, k)"
-    model = build("float[2,4,5,5] x", text, W=(3, 4, 1, 1), **({"k": np.float32(-2)} | options))
-    assert [entry.code for entry in fold(model).report.kept] == [code]
-
-
-def sparse(indices: list[Any], values: list[float], dims: list[int]) -> onnx.NodeProto:
+def adds_sparse(indices: list[Any], dims: list[int]) -> ModelProto:
+    """A Conv, and a sum with a sparse constant of two values."""
     tensor = onnx.SparseTensorProto(dims=dims)
-    tensor.values.CopyFrom(onnx.numpy_helper.from_array(np.float32(values), "values"))
+    tensor.values.CopyFrom(onnx.numpy_helper.from_array(np.float32([2, 4]), "values"))
     tensor.indices.CopyFrom(onnx.numpy_helper.from_array(np.array(indices), "indices"))
-    return helper.make_node("Constant", [], ["k"], sparse_value=tensor)
+    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = Add(c, k)", W=(3, 4, 1, 1), k=(3, 1, 1))
+    del model.graph.initializer[1]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], sparse_value=tensor))
+    return model
 
 
 @pytest.mark.parametrize("indices", [[0, 2], [[0, 0, 0], [2, 0, 0]]])
 def test_sparse_constants(indices: list[Any]) -> None:
-    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = Add(c, k)", W=(3, 4, 1, 1), k=np.float32([[[2]], [[0]], [[4]]]))
-    del model.graph.initializer[1]
-    model.graph.node.insert(0, sparse(indices, [2, 4], [3, 1, 1]))
-    result = fold(model)
+    result = fold(adds_sparse(indices, [3, 1, 1]))
     assert ops(result.model) == ["Conv"]
     np.testing.assert_array_equal(initializers(result.model)["W_bias"], [2, 0, 4])
 
 
 @pytest.mark.parametrize(("indices", "dims"), [([0, 9], [3, 1, 1]), ([0, 1], [1 << 15, 1 << 15])])
 def test_sparse_constants_that_cannot_be_written_out(indices: list[int], dims: list[int]) -> None:
-    model = build("float[2,4,5,5] x", "c = Conv(x, W)\ny = Add(c, k)", W=(3, 4, 1, 1), k=np.float32([[[2]], [[0]], [[4]]]))
-    del model.graph.initializer[1]
-    model.graph.node.insert(0, sparse(indices, [2, 4], dims))
-    assert not bnfold.fold(model, verify=False).report.folded
+    assert not bnfold.fold(adds_sparse(indices, dims), verify=False).report.folded

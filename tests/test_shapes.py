@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import build
+from helpers import Case, build, kept
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, shape_inference
@@ -16,13 +16,57 @@ from bnfold.affine import Affine
 from bnfold.carry.reshape import Monomial, move
 from bnfold.graph import Scope, index_model
 
+SHAPE = "s = Shape(x)\nz = Gather(s, i0)\n"
+SIZES = {
+    "looked up in a computed tensor": "k = Gather(t, i0)",
+    "looked up in a long table": "k = Gather(long, z)",
+    "cut with steps": "k = Slice(s, i2, i9, i0, i2)",
+    "divided with a rest": "k = Div(z, i9)",
+    "divided by another size": "k = Div(i9, z)",
+    "a product of a computed tensor": "k = ReduceProd(t)",
+    "a sum": "k = Add(z, z)",
+}
+TABLES = {"i0": [0], "i2": [2], "i9": [9], "long": list(range(20))}
 
-def scope(model: ModelProto) -> Scope:
-    return index_model(files.from_proto(model))[0]
+KEPT = [
+    *[
+        kept(
+            f"the first size is {name}",
+            "reshape",
+            "float[N,4,H,8] x, int64[3] t",
+            f"n = BN4(x)\n{SHAPE}{size}\nto = Concat <axis=0> (k, rest)\nr = Reshape(n, to)\ny = Conv(r, W)",
+            outputs="float[a,b,c] y",
+            W=(3, 4, 1),
+            rest=[4, -1],
+            **{table: value for table, value in TABLES.items() if table in SHAPE + size},
+        )
+        for name, size in SIZES.items()
+    ],
+    *[
+        kept(
+            f"{source} to {target}",
+            "reshape",
+            f"float[{source}] x",
+            f"n = BN3(x)\nr = Reshape(n, to)\ny = {'Gemm' if len(target) == 2 else 'Conv'}(r, W)",
+            outputs="float[a,b] y" if len(target) == 2 else "float[a,b,c] y",
+            to=target,
+            W=weight,
+        )
+        for source, target, weight in (
+            ("2,3,4", [4, 6], (6, 2)),
+            ("2,3,4", [2, 2, 6], (2, 2, 1)),
+            ("2,3,4", [3, 2, 4], (2, 2, 1)),
+            ("2,3,4", [2, 4, 3], (2, 4, 1)),
+            ("N,3", [3, -1], (5, 2)),
+            ("N,3,H", [-1, 3], (3, 2)),
+        )
+    ],
+]
 
 
-def monomials(*dims: int | str) -> list[Monomial]:
-    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d,)) for d in dims]
+@pytest.mark.parametrize("case", KEPT)
+def test_must_not_change(case: Case) -> None:
+    case.keeps()
 
 
 C3 = Affine.of([2.0, 3.0, 5.0], [1.0, 0.0, 4.0])
@@ -35,6 +79,21 @@ NOT_PROVABLE = [
     (("N", 3, "H"), (3, "N", "H"), 1),
     (("N", "M", 3), ("M", 4, "N"), 2),
 ]
+
+
+@pytest.mark.parametrize(("source", "target", "axis"), NOT_PROVABLE)
+def test_what_is_not_proven(source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int) -> None:
+    assert move(monomials(*source), monomials(*target), C3.at(axis)) is None
+
+
+def scope(model: ModelProto) -> Scope:
+    return index_model(files.from_proto(model))[0]
+
+
+def monomials(*dims: int | str) -> list[Monomial]:
+    return [Monomial(d) if isinstance(d, int) else Monomial(1, (d,)) for d in dims]
+
+
 PROVABLE = [
     (("N", 3, "H", "W"), ("N", 3, "?"), 1, 1, [2, 3, 5]),
     (("N", 3, "H", "W"), ("N", 3, 1, "?"), 1, 1, [2, 3, 5]),
@@ -45,11 +104,6 @@ PROVABLE = [
     ((3, 3, 3), (3, 9), 1, 1, list(np.repeat([2, 3, 5], 3))),
     ((3, 3), (9,), 0, 0, list(np.repeat([2, 3, 5], 3))),
 ]
-
-
-@pytest.mark.parametrize(("source", "target", "axis"), NOT_PROVABLE)
-def test_what_is_not_proven(source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int) -> None:
-    assert move(monomials(*source), monomials(*target), C3.at(axis)) is None
 
 
 @pytest.mark.parametrize(("source", "target", "axis", "place", "scale"), PROVABLE)
@@ -104,7 +158,6 @@ def test_monomials() -> None:
     assert Monomial(6).over(Monomial(0)) is None
 
 
-SHAPE = "s = Shape(x)\nz = Gather(s, i0)\n"
 NOT_FOLLOWED = {
     "looked up in a computed tensor": "k = Gather(t, i0)",
     "looked up at a computed place": "k = Gather(few, z)",
@@ -235,18 +288,29 @@ def test_what_is_not_known_stays_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "dims"), [("", (5, 2, 3)), ("<transA=1>", (5, 4, 3)), ("<transB=1>", (5, 2, 4)), ("<transBatchA=1>", None)]
+    ("attributes", "dims"),
+    [("", (5, 2, 3)), ("<transA=1>", (5, 4, 3)), ("<transB=1>", (5, 2, 4)), ("<transBatchA=1>", None)],
 )
 def test_a_fused_product_has_the_shape_of_a_product(attributes: str, dims: tuple[int, ...] | None) -> None:
     inputs = "float[5,2,4] x, float[5,4,3] z"
     found = scope(
-        build(inputs, f"p = com.microsoft.FusedMatMul {attributes} (x, z)\ny = Relu(p)", "float[a,b,c] y", imports={"com.microsoft": 1})
+        build(
+            inputs,
+            f"p = com.microsoft.FusedMatMul {attributes} (x, z)\ny = Relu(p)",
+            "float[a,b,c] y",
+            imports={"com.microsoft": 1},
+        )
     )
     assert found.shapes.known_dims("p") == dims
 
 
 def test_a_size_that_a_reshape_copies_from_nowhere() -> None:
-    assert scope(build("float[2,4] x", "r = Reshape(x, to)\ny = Relu(r)", "float[a,b,c] y", to=[2, 4, 0])).shapes.known_dims("r") is None
+    assert (
+        scope(
+            build("float[2,4] x", "r = Reshape(x, to)\ny = Relu(r)", "float[a,b,c] y", to=[2, 4, 0])
+        ).shapes.known_dims("r")
+        is None
+    )
 
 
 def test_types_of_stored_tensors() -> None:
@@ -302,14 +366,18 @@ def through_casts(nodes: str) -> str:
 
 
 def test_inference_goes_on_behind_a_reshape_that_is_proven_here() -> None:
-    found = scope(build("float[1,N,4] x", through_casts("q = Unsqueeze(x, one)"), "float[a,b] y", opset=13, one=[1])).shapes
+    found = scope(
+        build("float[1,N,4] x", through_casts("q = Unsqueeze(x, one)"), "float[a,b] y", opset=13, one=[1])
+    ).shapes
     assert found.dims("r") == (1, 1, "N", 4)
     nodes = "".join(
         f"q{i} = Softmax(r{i})\nu{i} = Squeeze(q{i}, zero)\ns{i} = Shape(u{i})\nh{i} = Cast <to=6> (s{i})\nl{i} = Cast <to=7> (h{i})\n"
         f"n{i} = Concat <axis=0> (one, l{i})\nr{i + 1} = Reshape(u{i}, n{i})\n"
         for i in range(20)
     )
-    model = build("float[1,N,4] x", f"r0 = Relu(x)\n{nodes}y = Squeeze(r20, zero)", "float[a,b] y", opset=13, one=[1], zero=[0])
+    model = build(
+        "float[1,N,4] x", f"r0 = Relu(x)\n{nodes}y = Squeeze(r20, zero)", "float[a,b] y", opset=13, one=[1], zero=[0]
+    )
     assert scope(model).shapes.dims("y") == ("N", 4)
 
 

@@ -73,6 +73,23 @@ def batch_norms(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == "BatchNormalization"]
 
 
+# --- What must not change ------------------------------------------------------------------------------------------
+
+
+KEPT = [(name, node) for name, expected in EXPECTED.items() for node in expected.kept]
+
+
+@pytest.mark.parametrize(("name", "norm"), KEPT)
+def test_must_not_change(name: str, norm: str) -> None:
+    """A norm whose data the shortcut reads too keeps its parameters, bit for bit."""
+    before, after = (model.graph for model in (original(name), folded(name).model))
+    (kept,) = (node for node in before.node if node.name == norm)
+    assert [entry.code for entry in folded(name).report.kept if entry.node == norm] == ["shared-output"]
+    assert [list(node.input[1:]) for node in after.node if node.name == norm] == [list(kept.input[1:])]
+    stored = [{tensor.name: tensor.SerializeToString() for tensor in graph.initializer} for graph in (before, after)]
+    assert [stored[1][name] for name in kept.input[1:]] == [stored[0][name] for name in kept.input[1:]]
+
+
 # --- The files say what the cards say ----------------------------------------------------------------------------
 
 

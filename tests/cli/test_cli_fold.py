@@ -230,7 +230,9 @@ def test_skip_leaves_a_node_alone(run: Run, model: Path) -> None:
 
 
 def test_gelus_fold_only_when_asked_to(run: Run, tmp_path: Path) -> None:
-    nodes = "c = Conv(x, W)\nd = Div(c, r)\ne = Erf(d)\na = Add(e, one)\nm = Mul(c, a)\ng = Mul(m, half)\ny = Conv(g, V)"
+    nodes = (
+        "c = Conv(x, W)\nd = Div(c, r)\ne = Erf(d)\na = Add(e, one)\nm = Mul(c, a)\ng = Mul(m, half)\ny = Conv(g, V)"
+    )
     numbers = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
     path = tmp_path / "gelu.onnx"
     onnx.save(build("float[2,4,5,5] x", nodes, W=(4, 4, 1, 1), V=(3, 4, 1, 1), **numbers), path)
