@@ -51,6 +51,18 @@ KEPT = [
         k=TWO,
     ),
     kept(
+        "Slice: bounds that are computed, in a shape",
+        "shape-unknown",
+        "float[N,4,H,8] x",
+        "n = BN4(x)\ns = Shape(x)\nz = Gather(s, i)\nk = Slice(s, z, e)\nto = Concat<axis=0>(k, rest)\n"
+        "r = Reshape(n, to)\ny = Conv(r, W)",
+        outputs="float[a,b,c] y",
+        W=(3, 4, 1),
+        i=[0],
+        e=[9],
+        rest=[4, -1],
+    ),
+    kept(
         "MaxPool: a dilated window that may hold padding alone",
         "blocked",
         "float[1,2,1,W] x",
