@@ -32,17 +32,18 @@ def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> lis
     if chain.norm is not None or node is not chain.members[-1].node:
         return []
     own = chain.affine
-    ways = [Step(((chain.data, affine),))] if _commute(chain, affine) else []
+    past = [Step(((chain.data, affine),))] if _commute(chain, affine) else []
     placed = _placed(plan, chain, affine) if widen else None
     if placed is None:
-        return ways
+        return past
+    ways = []
     shift = (Edit(node, SHIFT, placed),) if own.shifts else ()
     scale = (Edit(node, SCALE, placed.only_scale()),) if placed.scales else ()
     if own.shifts and placed.scales:
         ways.append(Step(((chain.data, affine.only_scale()),), shift))
     if (own.scales or not placed.scales) and (own.shifts or not placed.shifts):
         ways.append(Step((), scale + shift))
-    return ways
+    return ways + past
 
 
 def forward(plan: ScopePlan, node: Node, affine: Affine) -> Step | None:
