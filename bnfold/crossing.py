@@ -2,14 +2,17 @@
 
 With ``B(x) = a * x + b`` in the way of ``A(x) = s * x + t``, each along its own axis: two scales commute, and so do two
 shifts. Else ``A(B(x)) = a * (s * x) + (s * b + t)``: the scale goes on, and the shift of ``B`` gets both axes; or ``B``
-takes all of it in, ``(s * a) * x + (s * b + t)``. Neither needs an operator that is not there.
+takes all of it in, ``(s * a) * x + (s * b + t)``. Towards the consumers, ``B(A(x)) = s * (x + (b + t) / s)``. None of
+it needs an operator that is not there.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bnfold.affine import Affine
+import numpy as np
+
+from bnfold.affine import Affine, Vector
 from bnfold.carry.step import Edit, Step
 from bnfold.graph import Node
 
@@ -43,17 +46,26 @@ def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> lis
         ways.append(Step(((chain.data, affine.only_scale()),), shift))
     if (own.scales or not placed.scales) and (own.shifts or not placed.shifts):
         ways.append(Step((), scale + shift))
-    return ways + past
+    return [way for way in ways if _expressible(plan, chain, way.edits)] + past
 
 
-def forward(plan: ScopePlan, node: Node, affine: Affine) -> Step | None:
+def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step | None:
     """The way of an affine in front of the first operator of a chain, towards its end."""
     chain = plan.chain_of[node.index]
     if chain.norm is not None or node is not chain.members[0].node:
         return None
+    own = chain.affine
     if _commute(chain, affine):
         return Step(((chain.output, affine),))
-    return None
+    placed = _placed(plan, chain, affine) if widen and own.shifts and not (own.scales and affine.shifts) else None
+    if placed is None or not placed.scale.all():
+        return None
+    ahead = Affine(1.0 / placed.scale, placed.shift / placed.scale, placed.axis)  # s * (a * x + (b + t) / s)
+    last = chain.members[-1].node
+    edits = (Edit(last, SHIFT, ahead),)
+    if not ahead.finite or not _expressible(plan, chain, edits):
+        return None
+    return Step(((chain.output, affine.only_scale()),), edits)
 
 
 def _commute(chain: Chain, affine: Affine) -> bool:
@@ -62,15 +74,29 @@ def _commute(chain: Chain, affine: Affine) -> bool:
 
 
 def _placed(plan: ScopePlan, chain: Chain, affine: Affine) -> Affine | None:
-    """The affine with its axis counted from the last one; None where the chain may not change.
-
-    A single value needs no second axis, so a chain that has none merges with it.
-    """
+    """The affine with its axis counted from the last one; None where the chain may not change."""
     if not plan.may_change(chain) or chain.operators_needed() > len(chain.members):
         return None
     if affine.uniform:
-        return affine if chain.widened else None
+        return affine
     shapes = plan.scope.shapes
     rank = shapes.rank(chain.output)
     axis = affine.axis if affine.axis < 0 or rank is None else affine.axis - rank
     return affine.at(axis) if axis < 0 and shapes.dim(chain.output, axis) == affine.scale.size else None
+
+
+def _expressible(plan: ScopePlan, chain: Chain, edits: tuple[Edit, ...]) -> bool:
+    """Whether the chain's constants hold what becomes of them, as far as their largest and smallest values tell."""
+    scale, shift = _range(chain.affine.scale), _range(chain.affine.shift)[1:]
+    for edit in (*chain.widened, *edits):
+        factor = _range(edit.affine.scale)
+        if edit.slot == SCALE:
+            scale = scale * factor
+        else:
+            shift = shift * factor[1] + _range(edit.affine.shift)[1]
+    return plan.expressible(chain, Affine(scale, shift))
+
+
+def _range(values: Vector) -> Vector:
+    size = np.abs(values)
+    return np.array([size.min(), size.max()])

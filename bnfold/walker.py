@@ -230,11 +230,12 @@ class Walker:
         chain = self._plan.chain_of.get(node.index)
         if chain is not None:
             refusal = self._at.meet(route, node, affine, into=True)
-            way = crossing.forward(self._plan, node, affine) if refusal is not None else None
+            way = crossing.forward(self._plan, node, affine, widen=self._widen) if refusal is not None else None
             if way is None:
                 return refusal
             route.tensors += [member.output for member in chain.members[:-1]]
             route.crossed.append(node)
+            route.edits += way.edits
             stack.extend((name, part, depth + 1) for name, part in way.onward)
             return None
         entry = absorb.BEFORE.get(node.op)
