@@ -8,16 +8,12 @@ it needs an operator that is not there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.carry.step import Edit, Step
 from bnfold.graph import Node
-
-if TYPE_CHECKING:
-    from bnfold.plan import Chain, ScopePlan
+from bnfold.plan import Chain, ScopePlan, compose
 
 __all__ = ["SCALE", "SHIFT", "backward", "forward"]
 
@@ -35,7 +31,7 @@ def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> lis
     if chain.norm is not None or node is not chain.members[-1].node:
         return []
     own = chain.affine
-    past = [Step(((chain.data, affine),))] if _commute(chain, affine) else []
+    past = [Step(((chain.data, affine),))] if _commute(plan, chain, affine) else []
     placed = _placed(plan, chain, affine) if widen else None
     if placed is None:
         return past
@@ -55,7 +51,7 @@ def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step
     if chain.norm is not None or node is not chain.members[0].node:
         return None
     own = chain.affine
-    if _commute(chain, affine):
+    if _commute(plan, chain, affine):
         return Step(((chain.output, affine),))
     placed = _placed(plan, chain, affine) if widen and own.shifts and not (own.scales and affine.shifts) else None
     if placed is None or not placed.scale.all():
@@ -68,9 +64,11 @@ def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step
     return Step(((chain.output, affine.only_scale()),), edits)
 
 
-def _commute(chain: Chain, affine: Affine) -> bool:
+def _commute(plan: ScopePlan, chain: Chain, affine: Affine) -> bool:
+    """Whether both are scales or both are shifts, and not along one axis, where they merge."""
     own = chain.affine
-    return not (affine.shifts or own.shifts) or not (affine.scales or own.scales)
+    alike = not (affine.shifts or own.shifts) or not (affine.scales or own.scales)
+    return alike and compose(plan.scope, chain.output, own, affine) is None
 
 
 def _placed(plan: ScopePlan, chain: Chain, affine: Affine) -> Affine | None:

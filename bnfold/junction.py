@@ -21,6 +21,9 @@ HOP_LIMIT = 4096
 DEPTH_LIMIT = 256
 """Operators that one branch of a route may cross."""
 
+PAST_LIMIT = 8
+"""Affines that stay and that one route may go past."""
+
 __all__ = ["Junction"]
 
 
@@ -32,10 +35,17 @@ class Junction:
         self._scope = plan.scope
         self._merge = merge
         self._hops = 0
+        self._past = 0
 
     def begin(self) -> None:
         """Another route begins."""
         self._hops = 0
+        self._past = 0
+
+    def may_pass(self) -> bool:
+        """Whether a route may go past one more affine that stays; counts it."""
+        self._past += 1
+        return self._past <= PAST_LIMIT
 
     def limits(self, tensor: str, affine: Affine, depth: int) -> Refusal | None:
         """A walk that went too far, or has nothing left to carry; counts one more step."""

@@ -90,7 +90,8 @@ class Walker:
         chain = self._plan.chain_of.get(node.index)
         if chain is not None:
             refusal = self._at.meet(route, node, affine, into=False)
-            ways = crossing.backward(self._plan, node, affine, widen=self._widen) if refusal is not None else []
+            passes = refusal is not None and self._at.may_pass()
+            ways = crossing.backward(self._plan, node, affine, widen=self._widen) if passes else []
             route.tensors += [member.output for member in chain.members[:-1]] if ways else []
             return self._choose(route, ways, chain.members[0].node, depth, nesting) if ways else refusal
         port = self._port_after(node)
@@ -230,7 +231,8 @@ class Walker:
         chain = self._plan.chain_of.get(node.index)
         if chain is not None:
             refusal = self._at.meet(route, node, affine, into=True)
-            way = crossing.forward(self._plan, node, affine, widen=self._widen) if refusal is not None else None
+            passes = refusal is not None and self._at.may_pass()
+            way = crossing.forward(self._plan, node, affine, widen=self._widen) if passes else None
             if way is None:
                 return refusal
             route.tensors += [member.output for member in chain.members[:-1]]
