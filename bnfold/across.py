@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.chain import Chain
 from bnfold.graph import CAPTURE, Node, Scope
-from bnfold.plan import Chain, ScopePlan
+from bnfold.plan import ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker

@@ -20,10 +20,11 @@ from bnfold.absorb.dequantized import Dequantized, dequantized
 from bnfold.absorb.port import Rewrite, Scaled
 from bnfold.affine import Affine
 from bnfold.blobs import Blob
+from bnfold.chain import Chain
 from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames, final_names, rename_captures
 from bnfold.orphans import Orphans
-from bnfold.plan import Chain, ScopePlan
+from bnfold.plan import ScopePlan
 from bnfold.reduction import applied_to, element_type, reduced
 from bnfold.refusals import Refusal
 from bnfold.writer import ConstantWriter, HostsUnfit, set_attribute

@@ -6,8 +6,9 @@ from bnfold import gelu, read
 from bnfold.absorb import matmul
 from bnfold.affine import Affine
 from bnfold.calls import original_label
+from bnfold.chain import Chain, compose
 from bnfold.graph import Node
-from bnfold.plan import Chain, ScopePlan, compose
+from bnfold.plan import ScopePlan
 from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
 

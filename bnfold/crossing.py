@@ -8,14 +8,19 @@ it needs an operator that is not there.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.carry.step import Edit, Step
 from bnfold.graph import Node
-from bnfold.plan import Chain, ScopePlan, compose
 
-__all__ = ["SCALE", "SHIFT", "backward", "forward"]
+if TYPE_CHECKING:
+    from bnfold.plan import ScopePlan
+from bnfold.chain import Chain, compose
+
+__all__ = ["SCALE", "SHIFT", "backward", "forward", "widen"]
 
 SCALE, SHIFT = "scale", "shift"
 """The constants of a chain, as slots of an edit of its last operator."""
@@ -62,6 +67,19 @@ def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step
     if not ahead.finite or not _expressible(plan, chain, edits):
         return None
     return Step(((chain.output, affine.only_scale()),), edits)
+
+
+def widen(chain: Chain, edit: Edit) -> None:
+    """Let a constant of the chain pass through an affine; along its own axis the chain stays an affine per channel."""
+    own = chain.affine.simplest()
+    both = None if chain.widened else compose(edit.node.scope, chain.output, own, edit.affine.simplest())
+    chain.rewritten = True
+    if both is None:
+        chain.widened.append(edit)
+    elif edit.slot == SCALE:
+        chain.affine = Affine.of(both.scale, own.shift, both.axis)
+    else:
+        chain.affine = Affine.of(own.scale, both.shift, both.axis)
 
 
 def _commute(plan: ScopePlan, chain: Chain, affine: Affine) -> bool:

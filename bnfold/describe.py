@@ -9,10 +9,11 @@ from pathlib import Path
 
 from bnfold.absorb import matmul
 from bnfold.apply import Applied
+from bnfold.chain import Chain
 from bnfold.dtypes import FLOATS
 from bnfold.graph import Node, Scope, attribute_graphs
 from bnfold.model import Model
-from bnfold.plan import Chain, ScopePlan
+from bnfold.plan import ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.report import Counts, Folded, Kept
 from bnfold.route import End, Route

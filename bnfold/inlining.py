@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from bnfold.calls import Call, calls_of, came_through, forget_origins, inlined
+from bnfold.chain import Chain
 from bnfold.errors import printable
 from bnfold.graph import Scope
 from bnfold.model import Model
-from bnfold.plan import Chain, ScopePlan
+from bnfold.plan import ScopePlan
 
 __all__ = ["inline_where_needed"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.chain import Chain, compose
 from bnfold.chains import joins_outputs
-from bnfold.plan import Chain, ScopePlan, compose
+from bnfold.plan import ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker

@@ -18,10 +18,11 @@ import numpy as np
 
 from bnfold.across import fold_across
 from bnfold.affine import Affine
+from bnfold.chain import Chain
 from bnfold.chains import collect, drop_identity, find_dead, join_neighbours
 from bnfold.graph import Node, Scope
 from bnfold.merge import merge
-from bnfold.plan import Chain, Limits, ScopePlan
+from bnfold.plan import Limits, ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker

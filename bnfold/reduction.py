@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from bnfold.affine import Affine
+from bnfold.chain import Chain
 from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames
-from bnfold.plan import Chain
 from bnfold.read import AffineNode
 from bnfold.writer import ConstantWriter, set_attribute
 
