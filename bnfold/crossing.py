@@ -2,8 +2,8 @@
 
 With ``B(x) = a * x + b`` in the way of ``A(x) = s * x + t``, each along its own axis: two scales commute, and so do two
 shifts. Else ``A(B(x)) = a * (s * x) + (s * b + t)``: the scale goes on, and the shift of ``B`` gets both axes; or ``B``
-takes all of it in, ``(s * a) * x + (s * b + t)``. Towards the consumers, ``B(A(x)) = s * (x + (b + t) / s)``. None of
-it needs an operator that is not there.
+takes all of it in, ``(s * a) * x + (s * b + t)``. Along one axis ``a * x + t = a * (x + t / a)``, and towards the
+consumers ``B(A(x)) = s * (x + (b + t) / s)``. None of it needs an operator that is not there.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> lis
         ways.append(Step(((chain.data, affine.only_scale()),), shift))
     if (own.scales or not placed.scales) and (own.shifts or not placed.shifts):
         ways.append(Step((), scale + shift))
+    both = compose(plan.scope, chain.output, own, affine)
+    if both is not None and both.shifts and not own.shifts and not affine.scales and both.scale.all():
+        past.append(Step(((chain.data, Affine.of(1.0, both.shift / both.scale, both.axis)),)))
     return [way for way in ways if _expressible(plan, chain, way.edits)] + past
 
 
