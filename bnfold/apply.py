@@ -17,7 +17,7 @@ from onnx import NodeProto, helper
 
 from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized
 from bnfold.absorb.dequantized import Dequantized, dequantized
-from bnfold.absorb.port import Rewrite, Scaled
+from bnfold.absorb.port import Rewrite, Scaled, Stored
 from bnfold.affine import Affine
 from bnfold.blobs import Blob
 from bnfold.chain import Chain
@@ -80,6 +80,7 @@ class _Sweep:
         self._applied = applied
         self._writer = ConstantWriter(scope, free)
         self._gone: set[int] = set()
+        self._before: dict[int, list[NodeProto]] = {}
         self._behind: dict[int, list[NodeProto]] = {}
         self._outputs: dict[int, str] = {}
 
@@ -110,6 +111,9 @@ class _Sweep:
 
     def _rewrite(self, rewrite: Rewrite) -> None:
         node = rewrite.node
+        if rewrite.apart is not None:
+            self._copy(rewrite, *rewrite.apart)
+            return
         for change in rewrite.changes:
             if isinstance(change, Scaled):
                 self._writer.scale(node, change)
@@ -121,6 +125,23 @@ class _Sweep:
             node.proto.op_type = "Gemm"
         if rewrite.add is not None:
             self._add_behind(node, rewrite.add.values, rewrite.add.data_type)
+
+    def _copy(self, rewrite: Rewrite, reader: Node, position: int) -> None:
+        """The node as it is for others, and a changed one in front of this reader."""
+        node, copy = rewrite.node, NodeProto()
+        copy.CopyFrom(node.proto)
+        for change in rewrite.changes:
+            assert isinstance(change, Stored), "large weights are not read through other operators"
+            wish = f"{node.input(change.position) or node.outputs[0]}_folded"
+            copy.input[change.position] = self._writer.new(reader, change.values, change.data_type, wish)
+        for name, value in rewrite.attributes.items():
+            set_attribute(copy, name, value)
+        copy.output[0] = self._free.take(f"{node.outputs[0]}_folded")
+        if copy.name:
+            copy.name = self._free.take(f"{copy.name}_folded")
+        self._orphans.gain(set(copy.input) & set(node.inputs))
+        self._writer.inputs.setdefault(reader.index, {})[position] = copy.output[0]
+        self._before.setdefault(reader.index, []).append(copy)
 
     def _add_behind(self, node: Node, values: NDArray[np.float64], data_type: int) -> None:
         """An Add takes over the node's output name; the node's own output gets a new one."""
@@ -179,6 +200,9 @@ class _Sweep:
         rename_captures(scope, renamed)  # before the nodes, and the bodies in them, are copied
         kept: list[NodeProto] = list(self._writer.new_nodes)
         for node in scope.nodes:
+            for new in self._before.get(node.index, ()):
+                _rename(new.input, renamed)
+                kept.append(new)
             if node.index not in removed:
                 self._rename_node(node, renamed)
                 kept.append(node.proto)
@@ -186,7 +210,7 @@ class _Sweep:
                 _rename(new.input, renamed)
                 _rename(new.output, renamed)
                 kept.append(new)
-        if removed or self._behind or self._writer.new_nodes:
+        if removed or self._before or self._behind or self._writer.new_nodes:
             del graph.node[:]
             graph.node.extend(kept)
         if not scope.is_function:

@@ -30,6 +30,11 @@ class Orphans:
                 self._lost[name] = self._lost.get(name, 0) + 1
                 self._open.append(name)
 
+    def gain(self, names: Iterable[str]) -> None:
+        """Each of these tensors got one more reader."""
+        for name in names:
+            self._lost[name] = self._lost.get(name, 0) - 1
+
     def lose_node(self, node: Node, names: Iterable[str]) -> None:
         """A node vanished, or another takes its place, and with it these reads."""
         self.nodes.add(node.index)

@@ -52,6 +52,7 @@ class ScopePlan:
         adds: MatMuls behind which an Add has to be written.
         changed: tensors whose value changes -> the chain that changed them last.
         dead: nodes whose results nobody uses; unread: the affines among them that are the cause.
+        postponed: a route was turned down for now because it writes an Add; another way may do without.
         exposed: tensors that become outputs of the graph because identities behind them disappear.
     """
 
@@ -70,6 +71,7 @@ class ScopePlan:
         self.edits: Edits = {}
         self.adds: set[int] = set()
         self.changed: dict[str, Chain] = {}
+        self.postponed = False
         self.exposed: set[str] = set()
         self.dead: set[int] = set()
         self.unread: list[AffineNode] = []

@@ -65,19 +65,23 @@ def _begin(scope: Scope, limits: Limits, bodies: list[tuple[Node, ScopePlan]]) -
 
 
 def _route_all(plan: ScopePlan) -> None:
-    """Go through all chains that stay, each way, until nothing moves."""
-    moved = True
-    while moved:
-        walker = Walker(plan)
-        for chain in plan.chains:
-            if chain.waiting:
-                _towards_producers(plan, walker, chain)
-        moved = False
-        walker = Walker(plan)
-        for chain in reversed(plan.chains):
-            if chain.waiting:
-                moved |= _towards_consumers(plan, walker, chain)
-        moved = moved and any(chain.waiting for chain in plan.chains)
+    """Go through all chains that stay, each way, until nothing moves; first without writing new operators."""
+    while _route_each(plan, adds=False) or (plan.postponed and _route_each(plan, adds=True)):
+        pass
+
+
+def _route_each(plan: ScopePlan, *, adds: bool) -> bool:
+    plan.postponed = False
+    moved = False
+    walker = Walker(plan)
+    for chain in plan.chains:
+        if chain.waiting:
+            moved |= _towards_producers(plan, walker, chain, adds=adds) and adds
+    walker = Walker(plan)
+    for chain in reversed(plan.chains):
+        if chain.waiting:
+            moved |= _towards_consumers(plan, walker, chain, adds=adds)
+    return moved and any(chain.waiting for chain in plan.chains)
 
 
 def _merge_all(plan: ScopePlan, *, widen: bool = False) -> bool:
@@ -103,11 +107,13 @@ def _merge_all(plan: ScopePlan, *, widen: bool = False) -> bool:
 # -- routing -----------------------------------------------------------------------------------------------------------
 
 
-def _worthwhile(chain: Chain, route: Route, others: int = 0) -> Refusal | None:
+def _worthwhile(plan: ScopePlan, chain: Chain, route: Route, others: int = 0, *, adds: bool) -> Refusal | None:
     """A route may write new Adds, but the model must not get more operators, and a norm must go for it."""
     cost, removed = route.cost, len(chain.members) + others
     if cost < removed or (cost == removed and chain.norm is not None):
-        return None
+        if adds or not cost:
+            return None
+        plan.postponed = True
     return Refusal(
         "no-gain", "the shift would only move to another Add", route.ends[0].node.label if route.ends else None
     )
@@ -134,23 +140,25 @@ def _twins(plan: ScopePlan, chain: Chain) -> list[Chain]:
     return found if len(outputs) <= 1 else []
 
 
-def _towards_producers(plan: ScopePlan, walker: Walker, chain: Chain) -> None:
+def _towards_producers(plan: ScopePlan, walker: Walker, chain: Chain, *, adds: bool) -> bool:
     twins = _twins(plan, chain)
     readers = frozenset(c.members[0].node.index for c in (chain, *twins))
     route = walker.backward(chain.data, chain.affine, readers)
-    refusal = route if isinstance(route, Refusal) else _worthwhile(chain, route, sum(len(t.members) for t in twins))
+    others = sum(len(twin.members) for twin in twins)
+    refusal = route if isinstance(route, Refusal) else _worthwhile(plan, chain, route, others, adds=adds)
     if refusal is not None or isinstance(route, Refusal):
         chain.refusal = refusal
-        return
+        return False
     plan.take(chain, route, backward=True)
     for each in (chain, *twins):
         each.routes.append(route)
         plan.remove(each, keeps_input=False)
+    return True
 
 
-def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain, *, adds: bool) -> bool:
     route = walker.forward(chain.output, chain.affine)
-    refusal = route if isinstance(route, Refusal) else _worthwhile(chain, route)
+    refusal = route if isinstance(route, Refusal) else _worthwhile(plan, chain, route, adds=adds)
     if refusal is None and isinstance(route, Route):
         plan.take(chain, route, backward=False)
         chain.routes.append(route)

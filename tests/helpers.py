@@ -155,19 +155,42 @@ def session(model: ModelProto | bytes) -> ort.InferenceSession:
 def run(model: ModelProto, feeds: dict[str, Array], wanted: Iterable[str] = ()) -> dict[str, Array]:
     """Evaluate with onnxruntime, every optimisation off; below opset 7, which it does not do, with onnx's evaluator."""
     names = list(wanted) or [value.name for value in model.graph.output]
+    exposed = exposing(model, names)
+    if opset_of(model) < 7:
+        return dict(zip(names, _reference(exposed, feeds, names), strict=True))
+    return dict(zip(names, session(exposed).run(names, feeds), strict=True))
+
+
+def exposing(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """The model with these tensors as outputs too."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     present = {value.name for value in exposed.graph.output}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    if opset_of(model) < 7:
-        return dict(zip(names, _reference(exposed, feeds, names), strict=True))
-    return dict(zip(names, session(exposed).run(names, feeds), strict=True))
+    return exposed
 
 
 def _reference(model: ModelProto, feeds: dict[str, Array], names: list[str]) -> list[Array]:
     from onnx.reference import ReferenceEvaluator
 
     return ReferenceEvaluator(model).run(names, feeds)
+
+
+def close(want: Array, got: Array, magnitude: float, name: str, *, exact: bool) -> None:
+    """Exactly equal, or to the last bits of the largest magnitude in the graph; never close but for floats."""
+    assert (want.dtype, want.shape) == (got.dtype, got.shape), name
+    if exact or want.dtype.kind != "f":
+        np.testing.assert_array_equal(got, want, err_msg=name)
+    else:
+        np.testing.assert_allclose(got, want, rtol=0, atol=100 * np.finfo(want.dtype).eps * magnitude, err_msg=name)
+
+
+def valid(model: ModelProto) -> bool:
+    try:
+        checker.check_model(model, full_check=True)
+    except Exception:
+        return False
+    return True
 
 
 def opset_of(model: ModelProto) -> int:
@@ -206,8 +229,8 @@ def plain_affines(model: ModelProto) -> int:
 
 
 def operators(model: ModelProto) -> int:
-    """Number of nodes; Constant nodes are data."""
-    return sum(node.op_type != "Constant" for node in all_nodes(model))
+    """Number of nodes; Constant nodes are data, and so is what dequantizes them."""
+    return sum(node.op_type not in ("Constant", "DequantizeLinear") for node in all_nodes(model))
 
 
 def ops(model: ModelProto) -> list[str]:

@@ -10,10 +10,10 @@ from random import Random
 
 import numpy as np
 import pytest
-from helpers import Array, feeds_for, fold, made_tensors, run
+from helpers import Array, close, feeds_for, fold, made_tensors, run, valid
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from onnx import ModelProto, checker
+from onnx import ModelProto
 from random_graphs import RandomGraph
 
 import bnfold
@@ -31,29 +31,13 @@ def holds(model: ModelProto) -> None:
             feeds["flag"] = np.array(bool(seed))
         everything = run(model, feeds, sorted(made_tensors(model)))
         want, got = run(model, feeds, names), run(result.model, feeds, names)
-        for name in names:
-            close(want[name], got[name], largest(everything), name)
+        magnitude = largest(everything)
+        for name in names:  # exactly equal while the values inside the graph fit float32 with room for fractions
+            close(want[name], got[name], magnitude, name, exact=magnitude < 2**10)
 
 
 def largest(values: dict[str, Array]) -> float:
     return max((float(np.abs(v).max(initial=0)) for v in values.values() if v.dtype == np.float32), default=0.0)
-
-
-def close(want: Array, got: Array, magnitude: float, name: str) -> None:
-    """Exactly equal while the values inside the graph fit float32 with room for fractions; else to the last bits."""
-    assert want.shape == got.shape, name
-    if magnitude < 2**10:
-        np.testing.assert_array_equal(got, want, err_msg=name)
-    else:
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * magnitude, err_msg=name)
-
-
-def valid(model: ModelProto) -> bool:
-    try:
-        checker.check_model(model, full_check=True)
-    except Exception:
-        return False
-    return True
 
 
 @given(st.randoms(use_true_random=False))

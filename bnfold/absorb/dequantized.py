@@ -16,12 +16,18 @@ __all__ = ["Dequantized", "dequantized"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dequantized:
-    """A constant behind a DequantizeLinear of its own."""
+    """A constant behind a DequantizeLinear."""
 
     node: Node
     values: Constant
     scale: Constant
     zero: Constant | None
+
+    @property
+    def shared(self) -> bool:
+        """Whether somebody else reads it too, so that it must not change."""
+        scope, name = self.node.scope, self.node.outputs[0]
+        return len(scope.readers(name)) != 1 or name in scope.output_set
 
     @property
     def axis(self) -> int:
@@ -55,8 +61,6 @@ def dequantized(node: Node, position: int) -> Dequantized | Refusal:
     producer = scope.producer(name)
     if producer is None or producer.op != "DequantizeLinear":
         return Refusal("quantized", f"'{name}' does not come from a DequantizeLinear", node.label, lasting=True)
-    if len(scope.readers(name)) != 1 or name in scope.output_set:
-        return Refusal("quantized", f"the dequantized weight '{name}' has other readers", producer.label, lasting=True)
     values, scale = scope.constants.get(producer.input(0)), scope.constants.get(producer.input(1))
     zero = scope.constants.get(producer.input(2))
     if values is None or scale is None or (producer.input(2) and zero is None) or not scale.floating:

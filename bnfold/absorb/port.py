@@ -69,6 +69,7 @@ class Rewrite:
         attributes: float and integer attributes to set.
         gemm: the MatMul becomes a Gemm.
         add: an Add of this constant follows the node and takes over its output's name.
+        apart: others read the node's output too: it stays, and this reader, at this input, gets a changed copy.
     """
 
     node: Node
@@ -76,6 +77,7 @@ class Rewrite:
     attributes: dict[str, float | int] = field(default_factory=dict)
     gemm: bool = False
     add: Stored | None = None
+    apart: tuple[Node, int] | None = None
 
 
 def weight_of(node: Node, position: int) -> Constant | Refusal:

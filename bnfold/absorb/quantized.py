@@ -60,7 +60,7 @@ def after(node: Node) -> Port | Refusal:
 
     product = node.op == "MatMul"
     bias = None if product else quantized_bias.quantized(node)
-    changes = (node.input(position),) if bias is None else (node.input(position), node.input(2))
+    changes = tuple(each.node.outputs[0] for each in (weight, bias) if each is not None and not each.shared)
     output_axis = (-2 if position == 0 else -1) if product else 1
     return Port(node, output_axis, channels, adds=product, check=check, changes=changes)
 
@@ -156,6 +156,7 @@ def rewrite(node: Node, out: Affine) -> list[Rewrite]:
     axis, channels = place
     affine = out.over(channels)
     first = _rewrite_weight(weight, axis, affine.scale)
+    first.apart = (node, position) if weight.shared else None
     if node.op != "MatMul":
         return [first, *quantized_bias.rewrite(node, weight, affine)]
     if not affine.shifts:

@@ -1,6 +1,6 @@
 """The bias beside a quantized weight: ``b' = s * b + t``.
 
-A float bias takes that as it is. An int32 bias behind its own DequantizeLinear is quantized again, with its scale times
+A float bias takes that as it is. An int32 bias behind a DequantizeLinear is quantized again, with its scale times
 ``|s|``, which keeps the ratio to the weight's scale that integer kernels rely on; only where that rounds no more than
 such a kernel does.
 """
@@ -73,7 +73,7 @@ def _plain(node: Node, channels: int) -> NDArray[np.float64] | Refusal:
 
 
 def quantized(node: Node) -> Dequantized | None:
-    """The bias behind its own DequantizeLinear, if it has one."""
+    """The bias behind a DequantizeLinear, if it has one."""
     producer = node.scope.producer(node.input(2))
     found = dequantized(node, 2) if producer is not None and producer.op == "DequantizeLinear" else None
     return found if isinstance(found, Dequantized) else None
@@ -120,4 +120,5 @@ def _rewrite_quantized(node: Node, bias: Dequantized, affine: Affine) -> Rewrite
     )
     if bias.zero is not None and bias.zero.size != scale.size:
         changes = (*changes, Stored(2, np.zeros(scale.size), bias.zero.data_type, "zero_point"))
-    return Rewrite(bias.node, changes, {"axis": len(bias.values.dims) - 1})
+    apart = (node, 2) if bias.shared else None
+    return Rewrite(bias.node, changes, {"axis": len(bias.values.dims) - 1}, apart=apart)

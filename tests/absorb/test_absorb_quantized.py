@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from helpers import assert_same, build, feeds_for, fold, folds, initializers, integers, keeps
+from helpers import assert_same, build, count, feeds_for, fold, folds, initializers, integers, keeps
 from onnx import helper
 
 X = "float[2,4,5,5] x"
@@ -164,12 +164,6 @@ KEPT = {
         CONV.format(axis=0),
         FILTERS | {"q": np.full((3, 4, 2, 2), -128, np.int8), "z": ZERO},
     ),
-    "a weight with another reader": (
-        "quantized",
-        X,
-        CONV.format(axis=0) + "\nr = Identity(w)",
-        FILTERS | {"z": ZERO, "outputs": "float[2,3,4,4] y, float[3,4,2,2] r"},
-    ),
     "scales along another axis": (
         "quantized",
         X,
@@ -270,6 +264,30 @@ def test_a_quantized_bias_is_quantized_again(zero: str) -> None:
     (want,), (got,) = original.run(None, feeds), result.run(None, feeds)
     step = values[bias.input[1]].reshape(1, 3, 1, 1)
     assert np.all(np.abs(want - got) <= 0.5001 * step + 1e-4)
+
+
+def test_a_weight_and_a_bias_that_others_read_too() -> None:
+    """The operator gets copies of its own, as float weights do."""
+    text = CONV_BIAS.format("s") + "\nr = Identity(w)\nd = Conv(x, w, b)\nv = BN3(d)"
+    outputs = "float[2,3,4,4] y, float[3,4,2,2] r, float[2,3,4,4] v"
+    folded = folds(build(X, text, outputs, i=COUNTS.astype(np.int32), **FILTERS | {"s": np.float32(2.0**-12)}))
+    assert count(folded, "DequantizeLinear") == 5
+
+
+def test_what_nobody_else_reads_any_more() -> None:
+    """The bias is gamma and beta, too: its other readers vanish, and its integers stay with the copy."""
+    text = "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\ng = Gemm(x, w, b)\nn = Neg(g)\n"
+    norm = "y = BatchNormalization<epsilon=0.0>(n, b, b, e, v)"
+    values = {"i": np.array([4, 8], np.int32), "e": np.float32([2, 1]), "v": np.float32([1, 4])}
+    folded = folds(build("float[3,4] x", text + norm, q=int8((4, 2)), s=np.float32(0.25), **values))
+    assert count(folded, "DequantizeLinear") == 2
+
+
+def test_the_shift_behind_a_quantized_product_goes_on_where_something_takes_it() -> None:
+    """Not into an Add of its own, which only a second fold would then move on."""
+    text = "w = DequantizeLinear(q, s)\nc = MatMul(x, w)\nn = BN2(c)\ny = Gemm(n, V)"
+    folded = folds(build("float[5,4] x", text, q=int8((4, 2)), s=np.float32(0.25), V=(2, 3)))
+    assert count(folded, "Add") == 0
 
 
 def test_blocks_of_scales() -> None:
