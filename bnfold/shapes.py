@@ -42,6 +42,8 @@ class Shapes:
 
     def dims(self, name: str) -> Dims | None:
         """Dimensions, after shape inference if need be; None when even the rank is unknown."""
+        if self._scope.parent is not None and not self._scope.defines(name):
+            return self._scope.parent.shapes.dims(name)
         near = self.known_dims(name)
         if near is not None and None not in near:
             return near
