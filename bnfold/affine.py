@@ -124,7 +124,7 @@ class Spread(Affine):
 
     Attributes:
         scale, shift: float64 arrays with a dimension for each of the axes.
-        axes: counted from the first axis, in rising order of the dimensions; ``axis`` means nothing.
+        axes: counted from the first axis, one for each dimension of the arrays; ``axis`` means nothing.
     """
 
     axes: tuple[int, ...] = ()
@@ -141,6 +141,10 @@ class Spread(Affine):
         if len(kept) > 1:
             return Spread(scale, shift, kept[0], tuple(kept))
         return Affine(scale.ravel(), shift.ravel(), *kept)
+
+    def on(self, axes: Iterable[int]) -> Affine:
+        """The same values on other axes."""
+        return Spread(self.scale, self.shift, self.axis, tuple(axes))
 
 
 def _vector(values: object) -> Vector:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bnfold import carry
 from bnfold.absorb import matmul
 from bnfold.absorb.port import Port
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Spread
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 from bnfold.route import End, Route
@@ -82,6 +82,21 @@ class Junction:
             return end
         route.ends.append(end)
         return None
+
+    def behind(self, node: Node, affine: Affine) -> Refusal | None:
+        """A product of computed tensors that has taken a shift behind it: a scale in front has to be undone in that."""
+        taken = self._plan.out.get(node.index)
+        if taken is None or not taken.shifts or (affine.uniform and affine.scale.all()):
+            return None
+        return Refusal("shift", f"a scale would have to pass the shift behind '{node.label}'", node.label)
+
+    @staticmethod
+    def spread(node: Node, affine: Affine) -> Refusal | None:
+        """An affine on several axes, of which most operators know nothing."""
+        if not isinstance(affine, Spread) or node.op in carry.SPREAD:
+            return None
+        reason = f"a Reshape spreads the channels over several axes in front of {node.op} '{node.label}', or behind it"
+        return Refusal("reshape", reason, node.label)
 
     def blocked(self, node: Node) -> Refusal:
         """Why an operator without a rule lets nothing pass."""

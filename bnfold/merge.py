@@ -42,7 +42,7 @@ def _take_whole(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) 
 
 def _take(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> None:
     """Commit a route some of whose ends are chains that stay."""
-    linear = Route([], route.edits, route.tensors, route.crossed)
+    linear = Route([], route.edits, route.tensors, route.crossed, route.passed)
     for end in route.ends:
         host = plan.chain_of.get(end.node.index)
         if host is None:

@@ -135,6 +135,9 @@ class ScopePlan:
             )
             if end.adds:
                 self.adds.add(end.node.index)
+        for node, scale in route.passed:
+            behind = self.out[node.index]
+            self.out[node.index] = Affine(behind.scale, behind.shift / scale, behind.axis)
         for edit in route.edits:
             if edit.node.index in self.chain_of:
                 crossing.widen(self.chain_of[edit.node.index], edit)

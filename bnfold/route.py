@@ -23,12 +23,17 @@ class End:
 
 @dataclass(slots=True)
 class Route:
-    """All ends of one affine, what changes on the way, and which tensors get another value."""
+    """All ends of one affine, what changes on the way, and which tensors get another value.
+
+    Attributes:
+        passed: linear operators that a scale goes through, with a shift behind them already: it is divided by it.
+    """
 
     ends: list[End] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     tensors: list[str] = field(default_factory=list)
     crossed: list[Node] = field(default_factory=list)
+    passed: list[tuple[Node, float]] = field(default_factory=list)
 
     @property
     def cost(self) -> int:
@@ -40,3 +45,4 @@ class Route:
         self.edits += other.edits
         self.tensors += other.tensors
         self.crossed += other.crossed
+        self.passed += other.passed

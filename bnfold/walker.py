@@ -87,6 +87,9 @@ class Walker:
         if gone is not None:
             stack.append((gone.data, affine, here, depth + 1))
             return None
+        spread = self._at.spread(node, affine)
+        if spread is not None:
+            return spread
         chain = self._plan.chain_of.get(node.index)
         if chain is not None:
             refusal = self._at.meet(route, node, affine, into=False)
@@ -228,6 +231,9 @@ class Walker:
         if gone is not None:
             stack.append((gone.output, affine, depth + 1))
             return None
+        spread = self._at.spread(node, affine)
+        if spread is not None:
+            return spread
         chain = self._plan.chain_of.get(node.index)
         if chain is not None:
             refusal = self._at.meet(route, node, affine, into=True)
@@ -251,10 +257,12 @@ class Walker:
                 )
         rule = self._forward_rules.get(node.op)
         step = self._at.blocked(node) if rule is None else rule(node, position, affine)
-        refusal = step if isinstance(step, Refusal) else self._at.excluded(node, step)
+        refusal = step if isinstance(step, Refusal) else self._at.excluded(node, step) or self._at.behind(node, affine)
         if refusal is not None or isinstance(step, Refusal):
             return refusal
         route.crossed.append(node)
         route.edits += step.edits
+        if node.index in self._plan.out and self._plan.out[node.index].shifts:
+            route.passed.append((node, float(affine.scale[0])))
         stack.extend((name, part, depth + 1) for name, part in reversed(step.onward))
         return None

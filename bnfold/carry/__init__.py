@@ -15,7 +15,10 @@ _FAMILIES = (elementwise, layout, reshape, parts, selection, spatial, branches)
 _BACKWARD: dict[str, Backward] = {op: rule for family in _FAMILIES for op, rule in family.BACKWARD.items()}
 _FORWARD: dict[str, Forward] = {op: rule for family in _FAMILIES for op, rule in family.FORWARD.items()}
 
-__all__ = ["Edit", "Edited", "Edits", "Step", "backward_rules", "forward_rules"]
+SPREAD = frozenset((*elementwise.BACKWARD, *reshape.BACKWARD, *layout.SPREAD))
+"""Operators that let an affine pass whose channels stand on several axes."""
+
+__all__ = ["SPREAD", "Edit", "Edited", "Edits", "Step", "backward_rules", "forward_rules"]
 
 
 def backward_rules(edits: Edits) -> dict[str, Backward]:

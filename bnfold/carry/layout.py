@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold import symbolic
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Spread
 from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["BACKWARD", "FORWARD"]
+__all__ = ["BACKWARD", "FORWARD", "SPREAD"]
 
 AxisMap = list[int] | Refusal
 """For each output axis the input axis it shows, or -1 for an axis of size 1 that the operator adds."""
@@ -50,6 +50,7 @@ def _unsqueeze_map(node: Node) -> AxisMap:
 
 
 _MAPS = {"Transpose": _transpose_map, "Squeeze": _squeeze_map, "Unsqueeze": _unsqueeze_map}
+"""What only moves axes. Those that channels are spread over have more than one index, so none of them goes or comes."""
 
 
 def backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
@@ -58,6 +59,8 @@ def backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     axes = _MAPS[node.op](node)
     if isinstance(axes, Refusal):
         return axes
+    if isinstance(affine, Spread):
+        return [Step(((node.inputs[0], affine.on(axes[axis] for axis in affine.axes)),))]
     axis = affine.axis + len(axes) if affine.axis < 0 else affine.axis
     if not 0 <= axis < len(axes) or axes[axis] < 0:
         return misplaced(node, "makes the axis that the channels are on")
@@ -72,6 +75,8 @@ def forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     axes = _MAPS[node.op](node)
     if isinstance(axes, Refusal):
         return axes
+    if isinstance(affine, Spread):
+        return Step(((node.outputs[0], affine.on(axes.index(axis) for axis in affine.axes)),))
     axis = node.scope.shapes.axis(node.inputs[0], affine.axis)
     if axis is None or axis not in axes:
         return misplaced(node, "removes the axis that the channels are on")
@@ -147,3 +152,5 @@ FORWARD: dict[str, Forward] = {
     "Expand": copies_forward,
     "Tile": copies_forward,
 }
+SPREAD = tuple(_MAPS)
+"""Those that take an affine on several axes along."""

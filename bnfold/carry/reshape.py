@@ -10,15 +10,20 @@ channels, each ``k`` times.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Spread
 from bnfold.carry.step import Backward, Forward, Step, misplaced
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 from bnfold.symbolic import ONE, Monomial, Shape, dimensions, product, reshaped
 
-__all__ = ["BACKWARD", "FORWARD", "move"]
+__all__ = ["BACKWARD", "FORWARD", "move", "spread"]
+
+_LARGEST = 1 << 20
+"""Values of an affine that is laid out over several axes."""
 
 
 def shapes_of(node: Node) -> tuple[Shape, Shape] | None:
@@ -93,6 +98,51 @@ def _onto(affine: Affine, front: Monomial, target_front: Monomial, size: Monomia
     return Affine(scale[0, :, 0].copy(), shift[0, :, 0].copy(), axis)
 
 
+def spread(source: Shape, target: Shape, affine: Affine) -> Affine | None:
+    """The affine where its channels end up on several axes, or come from several, whose sizes are all numbers.
+
+    Axes in between two positions that source and target share hold the same elements in the same order, so that the
+    values are laid out over the one and read off the other.
+    """
+    axes = affine.axes if isinstance(affine, Spread) else (affine.axis,)
+    block = _block(source, target, min(axes), max(axes))
+    if block is None:
+        return None
+    (first, last), (start, end) = block
+    before, after = ([m.value or 0 for m in shape] for shape in (source[first:last], target[start:end]))
+    if not 0 < math.prod(before) == math.prod(after) <= _LARGEST:
+        return None
+    order = np.argsort(axes)
+    sizes = [before[axis - first] if axis in axes else 1 for axis in range(first, last)]
+    if math.prod(sizes) != affine.scale.size:
+        return None
+    scale, shift = (
+        np.broadcast_to(values.transpose(order).reshape(sizes), before).reshape(after)
+        for values in (affine.scale, affine.shift)
+    )
+    return Spread.along(scale, shift, range(start, end))
+
+
+def _block(source: Shape, target: Shape, lowest: int, highest: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The smallest run of axes around these that starts and ends at shared positions, in source and target."""
+    starts = [(i, j) for i, j in _shared(source, target) if i <= lowest]
+    ends = [(i, j) for i, j in _shared(source, target) if i > highest]
+    if not starts or not ends:
+        return None
+    (first, start), (last, end) = max(starts), min(ends)
+    return (first, last), (start, end)
+
+
+def _shared(source: Shape, target: Shape) -> list[tuple[int, int]]:
+    """Pairs of positions with as many elements in front of them, or behind them."""
+    return [
+        (i, j)
+        for i in range(len(source) + 1)
+        for j in range(len(target) + 1)
+        if product(source[:i]) == product(target[:j]) or product(source[i:]) == product(target[j:])
+    ]
+
+
 def _pass(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | Refusal:
     if affine.uniform:
         return Step(((onto, affine),))
@@ -100,14 +150,15 @@ def _pass(node: Node, affine: Affine, onto: str, *, backwards: bool) -> Step | R
     if shapes is None:
         return Refusal("shape-unknown", f"the shapes around {node.op} '{node.label}' are not known", node.label)
     source, target = shapes[::-1] if backwards else shapes
-    axis = affine.axis + len(source) if affine.axis < 0 else affine.axis
-    if not 0 <= axis < len(source):
-        return misplaced(node, "has no such axis")
-    moved = move(source, target, affine.at(axis))
+    if isinstance(affine, Spread):
+        moved = spread(source, target, affine)
+    else:
+        axis = affine.axis + len(source) if affine.axis < 0 else affine.axis
+        if not 0 <= axis < len(source):
+            return misplaced(node, "has no such axis")
+        moved = move(source, target, affine.at(axis)) or spread(source, target, affine.at(axis))
     if moved is None:
-        return Refusal(
-            "reshape", f"{node.op} '{node.label}' does not provably keep the channels on one axis", node.label
-        )
+        return Refusal("reshape", f"{node.op} '{node.label}' does not provably keep the channels together", node.label)
     return Step(((onto, moved),))
 
 

@@ -274,6 +274,23 @@ def test_a_weight_and_a_bias_that_others_read_too() -> None:
     assert count(folded, "DequantizeLinear") == 5
 
 
+PASSING = "m = Mul(x, f)\nw = DequantizeLinear(q, s)\nc = MatMul(m, w)\na = Add(c, k)\nn = Neg(a)\nt = Abs(n)\ny = {}"
+
+
+def test_a_scale_that_passes_a_product_with_a_shift_behind_it() -> None:
+    """What the product took in already must be divided by the scale."""
+    constants = {"q": int8((4, 4)), "s": POWER, "k": (4,), "W": (3, 4, 1, 1)}
+    folds(build("float[2,4,3,4] x", PASSING.format("Conv(t, W)"), f=np.float32(2), **constants), affines=1)
+
+
+def test_a_scale_of_rows_does_not_pass_a_shift_of_columns() -> None:
+    rows = np.float32([1, 2, 4]).reshape(3, 1)
+    model = build("float[4,3,4] x", PASSING.format("MatMul(W, t)"), f=rows, q=int8((4, 4)), s=POWER, k=(4,), W=(2, 3))
+    result = fold(model)
+    assert [entry.node for entry in result.report.kept] == ["Mul:m"]
+    assert_same(model, result.model, feeds_for(model))
+
+
 def test_what_nobody_else_reads_any_more() -> None:
     """The bias is gamma and beta, too: its other readers vanish, and its integers stay with the copy."""
     text = "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\ng = Gemm(x, w, b)\nn = Neg(g)\n"
