@@ -249,14 +249,14 @@ class _Sweep:
 
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
+    add = matmul.bias_add(node) if node.op in matmul.MATMULS else None
+    if add is not None and add.index in plan.gone:
+        add = None
     if isinstance(dequantized(node, quantized.side(node)), Dequantized):
         assert into is None, "quantized weights take an affine behind the operator only"
         assert out is not None, "only operators that take an affine are rewritten"
-        return quantized.rewrite(node, out)
+        return quantized.rewrite(node, out, add=add)
     if node.op in matmul.MATMULS:
-        add = matmul.bias_add(node)
-        if add is not None and add.index in plan.gone:
-            add = None
         return matmul.rewrite(node, out, into, add=add)
     if node.op.endswith("Gemm"):
         return [gemm.rewrite(node, out, into)]

@@ -149,7 +149,10 @@ class Walker:
 
     def _port_after(self, node: Node) -> Port | Refusal | None:
         if node.op == "Add":
-            return matmul.after(node) if matmul.unit_of(node) is not None else None
+            unit = matmul.unit_of(node)
+            if unit is None:
+                return None
+            return matmul.after(node) if matmul.quantized_side(unit) is None else quantized.after(node)
         rule = absorb.AFTER.get(node.op)
         port = None if rule is None else rule(node)
         if isinstance(port, Refusal) and port.code == "quantized" and quantized.stands_at(node):

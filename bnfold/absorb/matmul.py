@@ -18,6 +18,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.absorb.dequantized import Dequantized, dequantized
 from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, contract, weight_of
 from bnfold.affine import Affine
 from bnfold.constants import Constant
@@ -26,7 +27,18 @@ from bnfold.refusals import Refusal
 
 MATMULS = ("MatMul", "com.microsoft::FusedMatMul")
 
-__all__ = ["MATMULS", "after", "becomes_gemm", "before", "bias_add", "rewrite", "unit_of"]
+__all__ = [
+    "MATMULS",
+    "after",
+    "becomes_gemm",
+    "before",
+    "bias_add",
+    "bias_values",
+    "new_bias",
+    "quantized_side",
+    "rewrite",
+    "unit_of",
+]
 
 
 def _constant_side(node: Node) -> tuple[int, Constant] | Refusal:
@@ -46,6 +58,25 @@ def _constant_side(node: Node) -> tuple[int, Constant] | Refusal:
     return side, weight
 
 
+def quantized_side(node: Node) -> int | None:
+    """The input that a quantized matrix is at, if one is."""
+    for side in (1, 0) if node.op == "MatMul" else ():
+        weight = dequantized(node, side)
+        if isinstance(weight, Dequantized) and len(weight.values.dims) == 2:
+            return side
+    return None
+
+
+def _matrix(node: Node) -> tuple[int, tuple[int, ...]] | None:
+    """Which input is the constant matrix, quantized or not, and its dimensions."""
+    found = _constant_side(node)
+    if not isinstance(found, Refusal):
+        return found[0], found[1].dims
+    side = quantized_side(node)
+    weight = None if side is None else dequantized(node, side)
+    return (side, weight.values.dims) if side is not None and isinstance(weight, Dequantized) else None
+
+
 def unit_of(add: Node) -> Node | None:
     """The MatMul whose bias this Add is: constant along the MatMul's channels, and the only reader of its output."""
     for position in (0, 1) if add.op == "Add" and len(add.inputs) == 2 else ():
@@ -62,16 +93,16 @@ def bias_add(node: Node) -> Node | None:
     if len(readers) != 1 or readers[0].position == CAPTURE or node.outputs[0] in scope.output_set:
         return None
     add = readers[0].node
-    found = _constant_side(node)
-    if add.op != "Add" or isinstance(found, Refusal) or scope.opset < 7:
+    found = _matrix(node) if add.op == "Add" and scope.opset >= 7 else None
+    if found is None:
         return None
-    side, weight = found
+    side, dims = found
     bias = scope.constants.get(add.inputs[1 - readers[0].position])
     if bias is None or not bias.floating or not bias.dims:
         return None
     rank = len(bias.dims)
     channel_axis = rank - 1 if side == 1 else rank - 2
-    channels = weight.dims[_weight_axes(node, side)[1]]
+    channels = dims[_weight_axes(node, side)[1]]
     if channel_axis < 0 or bias.dims[channel_axis] != channels or bias.size != channels:
         return None
     return add if _rank_at_least(node, rank) else None
@@ -90,8 +121,8 @@ def _operand_rank(node: Node, position: int) -> int | None:
 
 
 def becomes_gemm(node: Node) -> bool:
-    """Whether the product is a plain one of two matrices, so that Gemm can add a bias to it."""
-    if node.op != "MatMul" or any(_operand_rank(node, p) != 2 for p in (0, 1)):
+    """Whether the product is a plain one of two matrices, none quantized, so that Gemm can add a bias to it."""
+    if node.op != "MatMul" or any(_operand_rank(node, p) != 2 for p in (0, 1)) or quantized_side(node) is not None:
         return False
     found = None if node.scope.opset >= 7 else _constant_side(node)
     return found is None or (not isinstance(found, Refusal) and found[0] == 1)  # no column broadcasts before opset 7
@@ -171,7 +202,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | 
         factors.append(_along(into.over(terms).scale, summed))
     view = (math.prod(weight.dims[:-2]), weight.dims[-2], weight.dims[-1])
     changes = (Scaled(side, view, tuple(f.reshape(1, *f.shape) for f in factors)),) if factors else ()
-    old = _bias(node, add, channels)
+    old = bias_values(node, add, channels)
     bias = old
     if into is not None and into.shifts:
         matrix = weight.array().reshape(view)[0]
@@ -182,7 +213,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | 
     if bias is old or (add is None and not bias.any()):
         return [Rewrite(node, changes)]
     if add is not None:
-        return [Rewrite(node, changes), _new_bias(node, add, bias)]
+        return [Rewrite(node, changes), new_bias(node, add, bias)]
     shaped = bias if side == 1 else bias.reshape(-1, 1)
     if becomes_gemm(node):
         attributes: dict[str, float | int] = {} if node.scope.opset >= 7 else {"broadcast": 1}
@@ -197,11 +228,13 @@ def _bias_constant(node: Node, add: Node) -> tuple[int, Constant]:
     return position, constant
 
 
-def _bias(node: Node, add: Node | None, channels: int) -> NDArray[np.float64]:
+def bias_values(node: Node, add: Node | None, channels: int) -> NDArray[np.float64]:
+    """What the Add behind the product adds per channel; zeros where there is none."""
     return np.zeros(channels) if add is None else _bias_constant(node, add)[1].float64().ravel()
 
 
-def _new_bias(node: Node, add: Node, bias: NDArray[np.float64]) -> Rewrite:
+def new_bias(node: Node, add: Node, bias: NDArray[np.float64]) -> Rewrite:
+    """Another constant for the Add behind the product."""
     position, constant = _bias_constant(node, add)
     return Rewrite(add, (Stored(position, bias.reshape(constant.dims), constant.data_type),))
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import dtypes
-from bnfold.absorb import gemm, quantized_bias
+from bnfold.absorb import gemm, matmul, quantized_bias
 from bnfold.absorb.dequantized import Dequantized, dequantized
 from bnfold.absorb.port import Port, Rewrite, Stored
 from bnfold.affine import Affine, Vector
@@ -30,9 +30,7 @@ _SYMMETRIC = (17, 18, 19, 20)
 
 def side(node: Node) -> int:
     """The input that a quantized weight is at: 0 only for a MatMul whose weight stands on the left."""
-    if node.op != "MatMul" or isinstance(dequantized(node, 1), Dequantized):
-        return 1
-    return 0 if isinstance(dequantized(node, 0), Dequantized) else 1
+    return 0 if matmul.quantized_side(node) == 0 else 1
 
 
 def stands_at(node: Node) -> bool:
@@ -41,8 +39,10 @@ def stands_at(node: Node) -> bool:
     return producer is not None and producer.op == "DequantizeLinear"
 
 
-def after(node: Node) -> Port | Refusal:
-    """The output's channels, with a check of what the quantization can express."""
+def after(behind: Node) -> Port | Refusal:
+    """The output's channels, with a check of what the quantization can express; ``behind`` the operator, or behind the
+    Add that is a MatMul's bias."""
+    node = matmul.unit_of(behind) or behind
     position = side(node)
     weight = dequantized(node, position)
     if isinstance(weight, Refusal):
@@ -62,7 +62,7 @@ def after(node: Node) -> Port | Refusal:
     bias = None if product else quantized_bias.quantized(node)
     changes = tuple(each.node.outputs[0] for each in (weight, bias) if each is not None and not each.shared)
     output_axis = (-2 if position == 0 else -1) if product else 1
-    return Port(node, output_axis, channels, adds=product, check=check, changes=changes)
+    return Port(node, output_axis, channels, adds=product and behind is node, check=check, changes=changes)
 
 
 def _channels(node: Node, position: int, dims: tuple[int, ...]) -> tuple[int, int] | Refusal:
@@ -146,8 +146,8 @@ def _flipped(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.float
 # -- rewriting ---------------------------------------------------------------------------------------------------------
 
 
-def rewrite(node: Node, out: Affine) -> list[Rewrite]:
-    """New scales, signs and bias; each new value rounded once."""
+def rewrite(node: Node, out: Affine, *, add: Node | None = None) -> list[Rewrite]:
+    """New scales, signs and bias, that of a MatMul in the constant of ``add``; each new value rounded once."""
     position = side(node)
     weight = dequantized(node, position)
     assert isinstance(weight, Dequantized)
@@ -159,10 +159,11 @@ def rewrite(node: Node, out: Affine) -> list[Rewrite]:
     first.apart = (node, position) if weight.shared else None
     if node.op != "MatMul":
         return [first, *quantized_bias.rewrite(node, weight, affine)]
-    if not affine.shifts:
-        return [first]
-    shift = affine.shift if position == 1 else affine.shift.reshape(-1, 1)
-    return [first, Rewrite(node, add=Stored(1, shift, weight.data_type))]
+    bias = affine.scale * matmul.bias_values(node, add, channels) + affine.shift
+    if add is not None:
+        return [first, matmul.new_bias(node, add, bias)]
+    shaped = bias if position == 1 else bias.reshape(-1, 1)
+    return [first, Rewrite(node, add=Stored(1, shaped, weight.data_type))] if bias.any() else [first]
 
 
 def _rewrite_weight(weight: Dequantized, axis: int, factor: Vector) -> Rewrite:
