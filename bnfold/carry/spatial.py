@@ -108,13 +108,21 @@ def _summed(node: Node, axes: list[int]) -> int | Refusal:
     return count
 
 
+def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
+    """The mean or maximum of no elements is what it is, whatever they would have been shifted by."""
+    empty = any(node.scope.shapes.dim(node.inputs[0], axis) == 0 for axis in axes)
+    return Refusal("shift", f"{node.op} '{node.label}' reduces an axis without elements", node.label) if empty else None
+
+
 def _through_reduction(node: Node, affine: Affine, axes: list[int], *, backwards: bool) -> Affine | Refusal:
     if node.op in ("ReduceL1", "ReduceL2"):
         return needs_no_shift(node, affine) or needs_no_sign(node, affine) or affine
     if node.op in ("ReduceMax", "ReduceMin"):
-        return needs_no_sign(node, affine) or affine
-    if node.op == "ReduceMean" or not affine.shifts:
+        return needs_no_sign(node, affine) or _of_nothing(node, axes) or affine
+    if not affine.shifts:
         return affine
+    if node.op == "ReduceMean":
+        return _of_nothing(node, axes) or affine
     count = _summed(node, axes)
     if isinstance(count, Refusal):
         return count
