@@ -13,6 +13,8 @@ Any other exception that leaves bnfold is a bug in bnfold.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "BnfoldError",
     "ModelReadError",
@@ -21,6 +23,7 @@ __all__ = [
     "ProviderError",
     "RuntimeMissingError",
     "VerificationError",
+    "did_you_mean",
     "printable",
 ]
 
@@ -63,3 +66,11 @@ def printable(name: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'padding'?``, or nothing when no known word is close."""
+    import difflib  # only mistakes need it
+
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return f"; did you mean {printable(close[0])!r}?" if close else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from bnfold.describe import describe, model_counts, with_affine
-from bnfold.errors import OptionError, printable
+from bnfold.errors import OptionError, did_you_mean, printable
 from bnfold.folding import (
     Folding,
     FoldOptions,
@@ -27,7 +27,7 @@ from bnfold.folding import (
 from bnfold.plan import Limits
 from bnfold.refusals import CODES, Refusal
 from bnfold.repair import prove_and_repair
-from bnfold.report import FoldResult, Kept, Plan, Report, versions
+from bnfold.report import Folded, FoldResult, Kept, Plan, Report, versions
 from bnfold.staging import Staged
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def inspect(
     roots, plans = planned(loaded, limits_of(options))
     folded, kept = describe(roots, plans)
     name = None if isinstance(model, onnx.ModelProto) else os.fspath(model)
-    return Plan(folded, _reported(kept, options), with_affine(before, plans), tuple(loaded.notes), name)
+    notes = (*loaded.notes, *_names_nothing(folded, kept, options))
+    return Plan(folded, _reported(kept, options), with_affine(before, plans), notes, name)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
@@ -154,6 +155,16 @@ def _reported(kept: tuple[Kept, ...], options: FoldOptions) -> tuple[Kept, ...]:
     return tuple(entry for entry in kept if entry.code not in options.skip_codes)
 
 
+def _names_nothing(folded: tuple[Folded, ...], kept: tuple[Kept, ...], options: FoldOptions) -> Iterator[str]:
+    """A note on every ``skip`` that names nothing: a typing mistake would fold what was to be left."""
+    known = {entry.node for entry in folded} | {entry.node for entry in kept}
+    inlined = [entry.node for entry in kept if entry.code == "excluded"]  # onnx's inliner adds a number
+    for name in options.skip:
+        if name not in known and not any(label.startswith(f"{name}__") for label in inlined):
+            hint = did_you_mean(name, known)
+            yield f"skip {printable(name)}: no batch norm or affine operator has this name{hint}"
+
+
 def _report(
     folding: Folding,
     options: FoldOptions,
@@ -173,7 +184,7 @@ def _report(
         after=after,
         withdrawn=tuple(entry for entry in folding.kept if entry.node in withdrawn),
         verification=proof,
-        notes=tuple(folding.model.notes),
+        notes=(*folding.model.notes, *_names_nothing(folding.folded, folding.kept, options)),
         source=source,
         files=written,
         versions=versions(),

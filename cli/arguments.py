@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from typing import Annotated
 
 import typer
 
 from bnfold.errors import OptionError, printable
-
-from .output import warn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from bnfold import FoldOptions, Plan, Report
 
 __all__ = [
     "JsonOption",
@@ -23,10 +16,8 @@ __all__ = [
     "OnlyOption",
     "SkipCodeOption",
     "SkipOption",
-    "did_you_mean",
     "dimensions",
     "seconds",
-    "warn_unknown",
 ]
 
 Only = ("all", "batchnorm")
@@ -76,20 +67,3 @@ def seconds(text: str) -> float | None:
     if not 0 < value < math.inf:
         raise OptionError(f"--budget {printable(text)!r}: expected a time such as 60s or 5m")
     return value
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'padding'?``, or nothing when no known word is close."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return f"; did you mean {printable(close[0])!r}?" if close else ""
-
-
-def warn_unknown(result: Plan | Report, options: FoldOptions) -> None:
-    """Name every ``--skip`` that names nothing: a typing mistake would fold what was to be left."""
-    if "excluded" in options.skip_codes:
-        return
-    known = {entry.node for entry in result.folded} | {entry.node for entry in result.kept}
-    inlined = [entry.node for entry in result.kept if entry.code == "excluded"]  # onnx's inliner adds a number
-    for name in options.skip:
-        if name not in known and not any(label.startswith(f"{name}__") for label in inlined):
-            warn(f"warning: --skip {name}: no batch norm or affine operator has this name{did_you_mean(name, known)}")

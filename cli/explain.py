@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold.errors import OptionError, printable
+from bnfold.errors import OptionError, did_you_mean, printable
 from bnfold.refusals import CODES
 
-from .arguments import did_you_mean
 from .output import columns, paint, say
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold.errors import OptionError, RuntimeMissingError, printable
+from bnfold.errors import OptionError, RuntimeMissingError, did_you_mean, printable
 
 from .arguments import (
     JsonOption,
@@ -16,10 +16,8 @@ from .arguments import (
     OnlyOption,
     SkipCodeOption,
     SkipOption,
-    did_you_mean,
     dimensions,
     seconds,
-    warn_unknown,
 )
 from .output import ProgressBar, refuse_overwriting, same_file, say, warn, write_json
 
@@ -125,7 +123,6 @@ def fold(
             progress=bar.step,
         )
         result = inspect(source, options) if request.plan_only else fold_file(source, request.destination, options)
-    warn_unknown(result, options)
     for note in result.notes:
         warn(f"note: {note}")
     if json:

@@ -9,7 +9,7 @@ import typer
 
 from bnfold.errors import printable
 
-from .arguments import JsonOption, OnlyOption, SkipCodeOption, SkipOption, warn_unknown
+from .arguments import JsonOption, OnlyOption, SkipCodeOption, SkipOption
 from .output import many, paint, refuse_overwriting, say, size, warn, write_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def inspect(
 
     options = pipeline.FoldOptions(only=only, skip=tuple(skip or ()), skip_codes=tuple(skip_code or ()))
     plan = pipeline.inspect(source, options)
-    warn_unknown(plan, options)
     for note in plan.notes:
         warn(f"note: {note}")
     if json:

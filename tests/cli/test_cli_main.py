@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from bnfold_cli.app import COMMANDS
-from bnfold_cli.arguments import did_you_mean, dimensions, seconds
+from bnfold_cli.arguments import dimensions, seconds
 from bnfold_cli.output import ProgressBar, columns, paint, size
 from cli_fixtures import Run
 
 import bnfold
 from bnfold import pipeline
-from bnfold.errors import BnfoldError, OptionError, VerificationError
+from bnfold.errors import BnfoldError, OptionError, VerificationError, did_you_mean
 
 EAGER = ("onnx", "numpy", "onnxruntime", "typer", "rich", "pydantic", "bnfold.pipeline")
 
