@@ -24,6 +24,17 @@ DEPTH_LIMIT = 256
 PAST_LIMIT = 8
 """Affines that stay and that one route may go past."""
 
+_INTEGER_OPERATORS = (
+    "QLinear",
+    "Integer",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "MatMulNBits",
+    "::QGemm",
+    "::QAttention",
+)
+"""In the names of operators on quantized tensors, those of onnxruntime included."""
+
 __all__ = ["Junction"]
 
 
@@ -107,6 +118,9 @@ class Junction:
         if node.incomplete:
             reason = f"'{node.label}' lacks inputs or outputs that {node.proto.op_type} requires"
             return Refusal("blocked", reason, node.label, lasting=True)
+        if any(word in node.op for word in _INTEGER_OPERATORS):
+            reason = f"{node.op} '{node.label}' computes with integers, or makes them or floats of them"
+            return Refusal("quantized", reason, node.label, lasting=True)
         return Refusal("blocked", f"{node.op} '{node.label}' lets no scale or shift pass", node.label, lasting=True)
 
     def enter(self, port: Port, affine: Affine, tensor: str, *, into: bool) -> End | Refusal:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from bnfold.dimensions import Dims
     from bnfold.graph import Node, Scope
 
-__all__ = ["ONE", "Monomial", "Shape", "dimensions", "plain", "product", "reshaped", "values"]
+__all__ = ["ONE", "Monomial", "Shape", "dimensions", "elements", "plain", "product", "reshaped", "values"]
 
 _DEPTH = 40
 _LONGEST = 16
+_NESTED = 3
 _NAMELESS = {"", "?", "None"}
 
 
@@ -139,6 +140,24 @@ def values(scope: Scope, name: str, depth: int = 0) -> Shape | None:
         known[name] = found if short else None
     remembered: Shape | None = known[name]
     return remembered
+
+
+def elements(scope: Scope, name: str, depth: int = 0) -> list[float | None] | None:
+    """The numbers in a small vector, None for each that is computed; None when even their count is not known."""
+    constant = scope.constants.get(name)
+    if constant is not None:
+        return [float(v) for v in constant.array().ravel()] if constant.size <= _LONGEST else None
+    node = scope.producer(name)
+    if node is not None and node.op in ("Identity", "Cast"):
+        return elements(scope, node.inputs[0], depth)
+    if node is not None and node.op == "Concat" and depth < _NESTED:
+        parts = [elements(scope, part, depth + 1) for part in node.inputs]
+        return None if None in parts else [v for part in parts if part is not None for v in part]
+    followed = values(scope, name)
+    if followed is not None:
+        return [m.value for m in followed]
+    size = scope.shapes.dim(name, 0)
+    return [None] * size if isinstance(size, int) and size <= _LONGEST and scope.shapes.rank(name) == 1 else None
 
 
 def _shape(node: Node, depth: int) -> Shape | None:  # noqa: ARG001 - one signature for all rules

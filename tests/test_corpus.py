@@ -258,7 +258,7 @@ EXPECTED: dict[str, Expected] = {  # norms left, and why
     "resnet8_external_data": (0, set()),
     "resnet8_fp16_bnstats_fp32": (0, set()),
     "resnet8_function": (0, set()),
-    "resnet8_qdq_static": (9, {"blocked"}),
+    "resnet8_qdq_static": (9, {"quantized"}),
     "siamese_shared_conv_split_bn": (0, set()),
     "ssdlite_heads": (0, set()),
     "stgcn_skeleton": (3, {"reshape", "axis"}),

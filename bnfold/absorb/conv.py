@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 
+from bnfold import windows
 from bnfold.absorb.port import Port, Rewrite, Scaled, Stored, bias_of, bias_problem, contract, filters_of, weight_of
 from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["after", "before", "pads", "rewrite"]
+__all__ = ["after", "before", "fused", "rewrite"]
 
 
 def after(node: Node) -> Port | Refusal:
@@ -22,7 +23,7 @@ def after(node: Node) -> Port | Refusal:
     weight = filters_of(node)
     if isinstance(weight, Refusal):
         return weight
-    blocked = _fused(node)
+    blocked = fused(node)
     if blocked is not None:
         return blocked
     problem = bias_problem(node, 2, weight.dims[0])
@@ -39,7 +40,7 @@ def before(node: Node, position: int) -> Port | Refusal:
     if isinstance(weight, Refusal):
         return weight
     shift: Refusal | None = None
-    if pads(node, weight.dims[2:]):
+    if windows.pads(node, weight.dims[2:]):
         shift = Refusal("padding", "the convolution pads with zeros, which the shift must not reach", node.label)
     else:
         shift = bias_problem(node, 2, weight.dims[0])
@@ -72,27 +73,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     return Rewrite(node, tuple(changes))
 
 
-def pads(node: Node, kernel: tuple[int, ...]) -> bool:
-    """Whether the operator ever reads padding. Unknown counts as yes."""
-    mode = node.string("auto_pad", "NOTSET")
-    if mode in ("NOTSET", ""):
-        return any(node.integers("pads") or ())
-    if mode == "VALID":
-        return False
-    # SAME: output size is ceil(input / stride), so padding is max((out - 1) * stride + reach - input, 0) per axis.
-    dilations = node.integers("dilations") or [1] * len(kernel)
-    strides = node.integers("strides") or [1] * len(kernel)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=False)]
-    if all(r == 1 for r in reach):
-        return False
-    for axis, (r, stride) in enumerate(zip(reach, strides, strict=False)):
-        size = node.scope.shapes.dim(node.inputs[0], 2 + axis)
-        if not isinstance(size, int) or stride < 1 or (-(-size // stride) - 1) * stride + r > size:
-            return True
-    return False
-
-
-def _fused(node: Node) -> Refusal | None:
+def fused(node: Node) -> Refusal | None:
     """``com.microsoft::FusedConv`` carries an activation, and may add a tensor Z before it."""
     if node.op == "Conv":
         return None

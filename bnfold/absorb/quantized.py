@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import dtypes
-from bnfold.absorb import gemm, matmul, quantized_bias
+from bnfold.absorb import conv, gemm, matmul, quantized_bias
 from bnfold.absorb.dequantized import Dequantized, dequantized
 from bnfold.absorb.port import Port, Rewrite, Stored
 from bnfold.affine import Affine, Vector
@@ -68,12 +68,14 @@ def after(behind: Node) -> Port | Refusal:
 def _channels(node: Node, position: int, dims: tuple[int, ...]) -> tuple[int, int] | Refusal:
     """The weight's axis of output channels, and their number."""
     group = node.integer("group", 1)
-    if node.op == "Conv" and len(dims) >= 3:
-        return 0, dims[0]
+    if node.op in ("Conv", "com.microsoft::FusedConv") and len(dims) >= 3:
+        return conv.fused(node) or (0, dims[0])
     if node.op == "ConvTranspose" and len(dims) >= 3 and group == 1:
         return 1, dims[1]
     if node.op == "ConvTranspose" and len(dims) >= 3 and dims[0] == group and dims[1] == 1:
         return 0, group
+    if node.op == "ConvTranspose" and len(dims) >= 3:
+        return 1, dims[1] * group
     if node.op == "Gemm":
         axis = 0 if node.integer("transB", 0) else 1
         return gemm.unusable(node, dims) or (axis, dims[axis])
@@ -88,16 +90,23 @@ def _channels(node: Node, position: int, dims: tuple[int, ...]) -> tuple[int, in
 
 
 def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusal | None:
-    scale = _new_scale(weight, axis, affine.scale)
+    factor = _factor(weight, axis, affine)
+    if factor.size != affine.scale.size and np.any(affine.scale != factor[0]):
+        reason = f"'{node.label}' has groups that share the scales of its quantized weight"
+        return Refusal("quantized", reason, node.label)
+    scale = _new_scale(weight, axis, factor)
     if isinstance(scale, Refusal):
         return scale
     smallest, largest = dtypes.limits(weight.scale.data_type)
     size = np.abs(scale)
     if ((size > 0) & (size < smallest)).any() or not size.max() <= largest:
         return Refusal("overflow", f"a scale of '{weight.node.label}' does not fit its data type", node.label)
-    if (affine.scale < 0).any():
-        return _flip_problem(node, weight, axis, affine.scale)
-    return None
+    return _flip_problem(node, weight, axis, factor) if (factor < 0).any() else None
+
+
+def _factor(weight: Dequantized, axis: int, affine: Affine) -> Vector:
+    """The scale for each index of the weight's axis; where groups share it, all channels have the same."""
+    return affine.scale[: weight.values.dims[axis]]
 
 
 def _new_scale(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.float64] | Refusal:
@@ -155,7 +164,7 @@ def rewrite(node: Node, out: Affine, *, add: Node | None = None) -> list[Rewrite
     assert not isinstance(place, Refusal)
     axis, channels = place
     affine = out.over(channels)
-    first = _rewrite_weight(weight, axis, affine.scale)
+    first = _rewrite_weight(weight, axis, _factor(weight, axis, affine))
     first.apart = (node, position) if weight.shared else None
     if node.op != "MatMul":
         return [first, *quantized_bias.rewrite(node, weight, affine)]

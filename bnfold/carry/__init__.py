@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from bnfold.carry import branches, elementwise, layout, parts, reshape, selection, spatial
+from bnfold.carry import branches, elementwise, layout, pad, parts, reshape, selection, spatial
 from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step
 
 _FAMILIES = (elementwise, layout, reshape, parts, selection, spatial, branches)
@@ -23,9 +23,9 @@ __all__ = ["SPREAD", "Edit", "Edited", "Edits", "Step", "backward_rules", "forwa
 
 def backward_rules(edits: Edits) -> dict[str, Backward]:
     """The rules towards producers, by operator; ``edits`` may grow while the rules are in use."""
-    return {**_BACKWARD, "Pad": partial(spatial.pad_backward, edits=edits)}
+    return {**_BACKWARD, "Pad": partial(pad.backward, edits=edits)}
 
 
 def forward_rules(edits: Edits) -> dict[str, Forward]:
     """The rules towards consumers, by operator; ``edits`` may grow while the rules are in use."""
-    return {**_FORWARD, "Pad": partial(spatial.pad_forward, edits=edits)}
+    return {**_FORWARD, "Pad": partial(pad.forward, edits=edits)}

@@ -116,9 +116,10 @@ def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
     wrapped = [i + total if i < 0 else i for i in indices]
     if affine.scale.size != len(wrapped) or not all(0 <= i < total for i in wrapped):
         return unknown(node, "the channel count")
-    if len(set(wrapped)) != len(wrapped):
-        return misplaced(node, "shows one channel twice")
-    return [Step(((node.inputs[0], affine.at(axis).scatter(total, wrapped)),))]
+    whole = affine.at(axis).scatter(total, wrapped)
+    if not whole.take(wrapped).same_as(affine.at(axis)):
+        return misplaced(node, "shows one channel twice, scaled differently")
+    return [Step(((node.inputs[0], whole),))]
 
 
 def gather_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:

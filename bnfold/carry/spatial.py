@@ -1,41 +1,27 @@
-"""Operators that work along spatial axes: pooling, reductions, Resize and Pad.
+"""Operators that work along spatial axes: pooling, reductions and Resize.
 
 Averages pass scale and shift where their weights sum to one; maxima pass a shift, and a scale that is not negative;
 sums pass a scale, and a shift times the number of summed elements; norms such as L2 pass a scale that is not negative.
-Padding with a value passes if the value can follow.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from bnfold import symbolic
+from bnfold import symbolic, windows
 from bnfold.affine import Affine
 from bnfold.carry.step import (
     Backward,
-    Edit,
-    Edits,
     Forward,
     Step,
     constant_ints,
     misplaced,
     needs_no_shift,
     needs_no_sign,
+    placed_from_first,
 )
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["BACKWARD", "FORWARD", "pad_backward", "pad_forward"]
-
-
-def _placed(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
-    """The affine with its axis counted from the first one."""
-    if affine.uniform:
-        return affine
-    axis = node.scope.shapes.axis(tensor, affine.axis)
-    if axis is None:
-        return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
-    return affine.at(axis)
+__all__ = ["BACKWARD", "FORWARD"]
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
@@ -61,7 +47,7 @@ def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
 
 def _averages_padding(node: Node) -> bool:
     """Whether padded zeros are part of any average."""
-    padded = any(node.integers("pads") or ()) or node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    padded = windows.pads(node, node.integers("kernel_shape") or ())
     if node.scope.opset < 7:
         return padded or bool(node.integer("ceil_mode", 0))
     return bool(node.integer("count_include_pad", 0)) and (padded or bool(node.integer("ceil_mode", 0)))
@@ -70,14 +56,14 @@ def _averages_padding(node: Node) -> bool:
 def pool_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     if output != node.outputs[0]:
         return Refusal("blocked", f"'{output}' holds indices", node.label, lasting=True)
-    placed = _placed(node, output, affine)
+    placed = placed_from_first(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
     return _pool_refusal(node, placed) or [Step(((node.inputs[0], placed),))]
 
 
 def pool_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
-    placed = _placed(node, node.inputs[0], affine)
+    placed = placed_from_first(node, node.inputs[0], affine)
     if isinstance(placed, Refusal):
         return placed
     return _pool_refusal(node, placed) or Step(((node.outputs[0], placed),))
@@ -133,7 +119,7 @@ def reduce_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
     axes = _reduced_axes(node)
     if isinstance(axes, Refusal):
         return axes
-    placed = _placed(node, output, affine)
+    placed = placed_from_first(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
     if not placed.uniform:
@@ -156,7 +142,7 @@ def reduce_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     axes = _reduced_axes(node)
     if isinstance(axes, Refusal):
         return axes
-    placed = _placed(node, node.inputs[0], affine)
+    placed = placed_from_first(node, node.inputs[0], affine)
     assert not isinstance(placed, Refusal), "the axes needed the rank, too"
     if not placed.uniform and placed.axis in axes:
         return misplaced(node, "reduces the axis that the channels are on")
@@ -191,9 +177,9 @@ def _keeps_axis(node: Node, axis: int) -> bool:
         if axis not in counted:
             return True
         place = counted.index(axis)
-    scales = node.scope.constants.get(node.input(1 if node.op == "Upsample" or node.scope.opset < 11 else 2))
-    if scales is not None and place < scales.size:
-        return float(scales.float64().ravel()[place]) == 1.0
+    scales = symbolic.elements(node.scope, node.input(1 if node.op == "Upsample" or node.scope.opset < 11 else 2))
+    if scales is not None and place < len(scales) and scales[place] is not None:
+        return scales[place] == 1.0
     listed = node.attributes.get("scales")
     if listed is not None and place < len(listed.floats):
         return float(listed.floats[place]) == 1.0
@@ -206,7 +192,7 @@ def _keeps_axis(node: Node, axis: int) -> bool:
 
 
 def resize_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
-    placed = _placed(node, output, affine)
+    placed = placed_from_first(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
     return _resize_refusal(node, placed) or [Step(((node.inputs[0], placed),))]
@@ -215,86 +201,10 @@ def resize_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
 def resize_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     if position != 0:
         return misplaced(node, "reads it as sizes")
-    placed = _placed(node, node.inputs[0], affine)
+    placed = placed_from_first(node, node.inputs[0], affine)
     if isinstance(placed, Refusal):
         return placed
     return _resize_refusal(node, placed) or Step(((node.outputs[0], placed),))
-
-
-# -- Pad ---------------------------------------------------------------------------------------------------------------
-
-
-def _pad_value(node: Node, edits: Edits) -> tuple[int | str, float] | Refusal:
-    """Where the value that Pad writes is kept, and what it is after the edits that are decided already."""
-    slot: int | str = "value" if node.scope.opset < 11 else 2
-    value = node.real("value", 0.0) if slot == "value" else 0.0
-    if slot == 2 and node.input(2):
-        constant = node.scope.constants.get(node.input(2))
-        if constant is None or constant.size != 1:
-            return Refusal("shift", f"the value that Pad '{node.label}' writes is not constant", node.label)
-        value = float(constant.float64().ravel()[0])
-    for affine in edits[node.index, slot].affines if (node.index, slot) in edits else ():
-        value = float(affine.scale[0] * value + affine.shift[0])
-    return slot, value
-
-
-def _pads_axis(node: Node, axis: int) -> bool:
-    """Whether elements are added or cut along the axis; not known counts as yes."""
-    pads = constant_ints(node, "pads" if node.scope.opset >= 2 else "paddings", 1)
-    if pads is None:
-        return True
-    rank = len(pads) // 2
-    axes = constant_ints(node, "", 3)
-    if node.input(3):
-        full = node.scope.shapes.rank(node.inputs[0])
-        if axes is None or full is None:
-            return True
-        counted = [a + full if a < 0 else a for a in axes]
-        if axis not in counted:
-            return False
-        axis = counted.index(axis)
-    return not axis < rank or bool(pads[axis] or pads[axis + rank])
-
-
-def _pad(node: Node, affine: Affine, onto: str, edits: Edits, *, backwards: bool) -> Step | Refusal:
-    if not affine.uniform and _pads_axis(node, affine.axis):
-        return misplaced(node, "pads the axis that the channels are on, or may do so")
-    pads = constant_ints(node, "pads" if node.scope.opset >= 2 else "paddings", 1)
-    if node.string("mode", "constant") != "constant" or (pads is not None and max(pads, default=0) <= 0):
-        return Step(((onto, affine),))  # what is written, if anything, are copies
-    kept = _pad_value(node, edits)
-    if isinstance(kept, Refusal):
-        return kept
-    slot, value = kept
-    if not backwards and not affine.scale.all():
-        return Refusal("shift", f"a channel in front of Pad '{node.label}' is scaled by zero", node.label)
-    follow = affine if backwards else Affine.of(1.0 / affine.scale, -affine.shift / affine.scale)
-    values = follow.scale * value + follow.shift
-    if not np.any(values != value):
-        return Step(((onto, affine),))
-    if np.any(values != values[0]):
-        return Refusal(
-            "padding", f"Pad '{node.label}' writes one value, and it would have to differ per channel", node.label
-        )
-    if slot == 2 and not node.input(2) and node.scope.shapes.element_type(node.inputs[0]) is None:
-        return Refusal("shape-unknown", f"the element type in front of Pad '{node.label}' is not known", node.label)
-    one = Affine(follow.scale[:1], follow.shift[:1])
-    if np.any(follow.scale != one.scale[0]):
-        one = Affine.of(1.0, float(values[0]) - value)
-    return Step(((onto, affine),), (Edit(node, slot, one, 0.0),))
-
-
-def pad_backward(node: Node, output: str, affine: Affine, edits: Edits) -> list[Step] | Refusal:
-    placed = _placed(node, output, affine)
-    step = placed if isinstance(placed, Refusal) else _pad(node, placed, node.inputs[0], edits, backwards=True)
-    return step if isinstance(step, Refusal) else [step]
-
-
-def pad_forward(node: Node, position: int, affine: Affine, edits: Edits) -> Step | Refusal:
-    if position != 0:
-        return misplaced(node, "reads it as a parameter")
-    placed = _placed(node, node.inputs[0], affine)
-    return placed if isinstance(placed, Refusal) else _pad(node, placed, node.outputs[0], edits, backwards=False)
 
 
 _POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool")

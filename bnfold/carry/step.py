@@ -24,6 +24,7 @@ __all__ = [
     "needs_no_shift",
     "needs_no_sign",
     "onto_inputs",
+    "placed_from_first",
     "unknown",
 ]
 
@@ -130,3 +131,13 @@ def constant_ints(node: Node, attribute: str, position: int) -> list[int] | None
         return found
     constant = node.scope.constants.get(node.input(position))
     return None if constant is None or constant.floating else [int(v) for v in constant.array().ravel()]
+
+
+def placed_from_first(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
+    """The affine with its axis counted from the first one."""
+    if affine.uniform:
+        return affine
+    axis = node.scope.shapes.axis(tensor, affine.axis)
+    if axis is None:
+        return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
+    return affine.at(axis)
