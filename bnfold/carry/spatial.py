@@ -23,6 +23,9 @@ from bnfold.refusals import Refusal
 
 __all__ = ["BACKWARD", "FORWARD"]
 
+_NEAR = 8
+"""Operators between a Slice and a reduction that are looked through."""
+
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
@@ -95,9 +98,25 @@ def _summed(node: Node, axes: list[int]) -> int | Refusal:
 
 
 def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
-    """The mean or maximum of no elements is what it is, whatever they would have been shifted by."""
-    empty = any(node.scope.shapes.dim(node.inputs[0], axis) == 0 for axis in axes)
-    return Refusal("shift", f"{node.op} '{node.label}' reduces an axis without elements", node.label) if empty else None
+    """The mean or maximum of no elements is what it is, whatever they would have been shifted by.
+
+    Sizes that are not known count as none only where a Slice cuts them: operators in between keep them, and a
+    convolution makes no empty tensor.
+    """
+    sizes = [node.scope.shapes.dim(node.inputs[0], axis) for axis in axes]
+    if 0 in sizes or (not all(isinstance(size, int) for size in sizes) and _is_cut(node)):
+        return Refusal("shift", f"{node.op} '{node.label}' may reduce an axis without elements", node.label)
+    return None
+
+
+def _is_cut(node: Node) -> bool:
+    """Whether what the node reads comes from a Slice, with at most a few operators in between."""
+    source = node.scope.producer(node.inputs[0])
+    for _ in range(_NEAR):
+        if source is None or source.op == "Slice" or not source.inputs:
+            break
+        source = node.scope.producer(source.inputs[0])
+    return source is not None and source.op == "Slice"
 
 
 def _through_reduction(node: Node, affine: Affine, axes: list[int], *, backwards: bool) -> Affine | Refusal:
