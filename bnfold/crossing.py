@@ -47,7 +47,7 @@ def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> lis
         ways.append(Step(((chain.data, affine.only_scale()),), shift))
     if (own.scales or not placed.scales) and (own.shifts or not placed.shifts):
         ways.append(Step((), scale + shift))
-    both = compose(plan.scope, chain.output, own, affine)
+    both = None if chain.widened else compose(plan.scope, chain.output, own, affine)
     if both is not None and both.shifts and not own.shifts and not affine.scales and both.scale.all():
         past.append(Step(((chain.data, Affine.of(1.0, both.shift / both.scale, both.axis)),)))
     return [way for way in ways if _expressible(plan, chain, way.edits)] + past

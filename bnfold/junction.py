@@ -24,15 +24,7 @@ DEPTH_LIMIT = 256
 PAST_LIMIT = 8
 """Affines that stay and that one route may go past."""
 
-_INTEGER_OPERATORS = (
-    "QLinear",
-    "Integer",
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "MatMulNBits",
-    "::QGemm",
-    "::QAttention",
-)
+_INTEGER_OPERATORS = ("uantize", "QLinear", "Integer", "MatMulNBits", "::QGemm", "::QAttention")
 """In the names of operators on quantized tensors, those of onnxruntime included."""
 
 __all__ = ["Junction"]

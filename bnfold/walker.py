@@ -260,6 +260,8 @@ class Walker:
                 )
         rule = self._forward_rules.get(node.op)
         step = self._at.blocked(node) if rule is None else rule(node, position, affine)
+        if not isinstance(step, Refusal) and step.edits and isinstance(self._port_after(node), Port):
+            step = self._at.blocked(node)  # its constant is the bias of a product
         refusal = step if isinstance(step, Refusal) else self._at.excluded(node, step) or self._at.behind(node, affine)
         if refusal is not None or isinstance(step, Refusal):
             return refusal

@@ -11,7 +11,16 @@ import numpy as np
 
 from bnfold import dtypes
 from bnfold.affine import Affine
-from bnfold.carry.step import Backward, Forward, Step, misplaced, needs_no_shift, needs_no_sign, onto_inputs
+from bnfold.carry.step import (
+    Backward,
+    Forward,
+    Step,
+    misplaced,
+    needs_no_shift,
+    needs_no_sign,
+    of_integers,
+    onto_inputs,
+)
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -20,7 +29,7 @@ __all__ = ["BACKWARD", "FORWARD"]
 
 def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
     """Operands broadcast from the last axis, so that is where to count from; before opset 7 it depends."""
-    if node.scope.opset < 7 and node.integer("broadcast", 0):
+    if _stretches_second(node):
         return Refusal("blocked", f"{node.op} '{node.label}' broadcasts in the way of opset 6", node.label)
     if affine.uniform or affine.axis < 0:
         return affine
@@ -30,7 +39,14 @@ def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
     return affine.at(affine.axis - rank)
 
 
+def _stretches_second(node: Node) -> bool:
+    """Before opset 7 only the second operand is broadcast, along axes of its own; the first has the result's shape."""
+    return node.scope.opset < 7 and bool(node.integer("broadcast", 0))
+
+
 def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    if _stretches_second(node) and not affine.scales:
+        return [Step(((node.inputs[0], affine),))]
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
@@ -63,12 +79,16 @@ def mean_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refus
 
 
 def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
+    casts = (node.scope.producer(name) for name in node.inputs if affine.shifts)
+    integers = (of_integers(cast) for cast in casts if cast is not None)
+    blocked = next(filter(None, integers), None) or needs_no_shift(node, affine)
+    if blocked is not None:
+        return blocked
+    if _stretches_second(node):
+        return [Step(((node.inputs[0], affine),))]
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
-    blocked = needs_no_shift(node, placed)
-    if blocked is not None:
-        return blocked
     factors = [0] if node.op == "Div" else range(len(node.inputs))
     one = Affine.of(1.0)
     return _any_of(node, [[placed if i == factor else one for i in range(len(node.inputs))] for factor in factors])
@@ -83,18 +103,49 @@ def _any_of(node: Node, ways: list[list[Affine]]) -> list[Step] | Refusal:
 
 
 def sum_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
-    if affine.scales:
-        return Refusal("blocked", f"{node.op} '{node.label}' adds a tensor that is not scaled", node.label)
+    if _stretches_second(node) and position == 0 and not affine.scales:
+        return Step(((node.outputs[0], affine),))
     placed = _from_last(node, node.inputs[position], affine)
     if isinstance(placed, Refusal):
         return placed
+    if placed.scales:
+        return _around_constants(node, position, placed, shifts=False)
     sign = -1.0 if node.op == "Sub" and position == 1 else 1.0
     return Step(((node.outputs[0], Affine(placed.scale, sign * placed.shift, placed.axis)),))
+
+
+def extreme_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    placed = _from_last(node, node.inputs[position], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    return needs_no_sign(node, placed) or _around_constants(node, position, placed, shifts=True)
+
+
+def _around_constants(node: Node, position: int, affine: Affine, *, shifts: bool) -> Step | Refusal:
+    """The affine behind the operator, and undone in the constants beside: ``s * x + c = s * (x + c / s)``.
+
+    Args:
+        shifts: the shift is undone in the constants, too, as ``max(s * x + t, c)`` needs it.
+    """
+    if any(node.scope.constants.get(name) is None for i, name in enumerate(node.inputs) if i != position):
+        return Refusal("blocked", f"{node.op} '{node.label}' brings in a tensor that is not scaled", node.label)
+    if not affine.scale.all():
+        return Refusal("blocked", f"a scale of zero in front of {node.op} '{node.label}' cannot be undone", node.label)
+    sign = -1.0 if node.op == "Sub" and position == 1 else 1.0  # c - (s * x + t) = s * (c / s - x) - t
+    onward = Affine(affine.scale, sign * affine.shift, affine.axis)
+    undone = Affine(1.0 / affine.scale, -affine.shift / affine.scale if shifts else 0 * affine.shift, affine.axis)
+    if not undone.finite:
+        return Refusal("overflow", f"the scale in front of {node.op} '{node.label}' is too small to undo", node.label)
+    one = Affine.of(1.0)
+    step = onto_inputs(node, [one if i == position else undone for i in range(len(node.inputs))])
+    return step if isinstance(step, Refusal) else Step(((node.outputs[0], onward),), step.edits)
 
 
 def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     if node.op == "Div" and position == 1:
         return misplaced(node, "divides by it")
+    if _stretches_second(node) and position == 0:
+        return needs_no_shift(node, affine) or _may_overflow(node, affine) or Step(((node.outputs[0], affine),))
     placed = _from_last(node, node.inputs[position], affine)
     if isinstance(placed, Refusal):
         return placed
@@ -157,6 +208,7 @@ BACKWARD: dict[str, Backward] = {
 }
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys(_SUMS, sum_forward),
+    **dict.fromkeys(_EXTREMES, extreme_forward),
     **dict.fromkeys(_PRODUCTS, product_forward),
     "MatMul": matmul_forward,
 }

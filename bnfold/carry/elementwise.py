@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.carry.step import Backward, Forward, Step, needs_no_shift, needs_no_sign
+from bnfold.carry.step import Backward, Forward, Step, needs_no_shift, needs_no_sign, of_integers
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -56,7 +56,9 @@ def _cast(node: Node) -> Refusal | None:
     target = node.integer("to", 0) if node.op == "Cast" else shapes.element_type(node.inputs[1])
     if target is not None and shapes.element_type(node.inputs[0]) == target:
         return None
-    return Refusal("blocked", f"{node.op} '{node.label}' changes the element type", node.label, lasting=True)
+    return of_integers(node) or Refusal(
+        "blocked", f"{node.op} '{node.label}' changes the element type", node.label, lasting=True
+    )
 
 
 def backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:

@@ -23,6 +23,7 @@ __all__ = [
     "misplaced",
     "needs_no_shift",
     "needs_no_sign",
+    "of_integers",
     "onto_inputs",
     "placed_from_first",
     "unknown",
@@ -111,6 +112,15 @@ def needs_no_sign(node: Node, affine: Affine) -> Refusal | None:
         return None
     channel = int(affine.scale.argmin())
     return Refusal("sign", f"{node.op} '{node.label}' passes no negative scale, as in channel {channel}", node.label)
+
+
+def of_integers(node: Node) -> Refusal | None:
+    """For a Cast that makes floats of a product of integers, which dynamic quantization makes at run time."""
+    product = node.scope.producer(node.inputs[0]) if node.op == "Cast" else None
+    if product is None or product.op not in ("ConvInteger", "MatMulInteger"):
+        return None
+    reason = f"{product.op} '{product.label}' computes with integers that are made at run time"
+    return Refusal("quantized", reason, product.label, lasting=True)
 
 
 def misplaced(node: Node, why: str) -> Refusal:

@@ -171,10 +171,40 @@ KEPT = {
         {"q": FILTERS["q"], "s": np.full(4, 0.25, np.float32), "z": np.zeros(4, np.int8)},
     ),
     "dynamic quantization": (
-        "blocked",
+        "quantized",
         "uint8[2,4,5,5] x",
         "i = ConvInteger(x, q)\nf = Cast <to=1> (i)\ny = BN3(f)",
         {"q": FILTERS["q"], "outputs": "float[2,3,4,4] y"},
+    ),
+    "dynamic quantization, scaled": (
+        "quantized",
+        X,
+        "a, b, d = DynamicQuantizeLinear(x)\ni = ConvInteger(a, q, d)\nf = Cast <to=1> (i)\nc = Mul(f, b)\ny = BN3(c)",
+        {"q": FILTERS["q"]},
+    ),
+    "an operator on integers": (
+        "quantized",
+        "uint8[2,4,5,5] x",
+        "i = QLinearConv(x, s, z, q, s, o, s, z)\nf = DequantizeLinear(i, s, z)\ny = BN3(f)",
+        FILTERS | {"z": np.uint8(3), "o": np.int8(0), "outputs": "float[2,3,4,4] y"},
+    ),
+    "an operator of onnxruntime on integers": (
+        "quantized",
+        X,
+        "c = com.microsoft.DynamicQuantizeMatMul(x, q, s)\ny = BN4(c)",
+        {"q": int8((5, 5)), "s": POWER, "imports": {"com.microsoft": 1}, "outputs": "float[2,4,5,5] y"},
+    ),
+    "groups that share the scales": (
+        "quantized",
+        X,
+        "w = DequantizeLinear<axis=1>(q, s)\nc = ConvTranspose<group=2>(x, w)\ny = BN6(c)",
+        {"q": int8((4, 3, 2, 2)), "s": np.float32([0.25, 0.5, 1])},
+    ),
+    "an activation that the operator applies": (
+        "blocked",
+        X,
+        'w = DequantizeLinear<axis=0>(q, s)\nc = com.microsoft.FusedConv<activation="Relu">(x, w)\ny = BN3(c)',
+        FILTERS | {"imports": {"com.microsoft": 1}, "outputs": "float[2,3,4,4] y"},
     ),
     "a single scale before opset 13": (
         "quantized",
@@ -236,6 +266,21 @@ def test_folds_exactly(
     folded = folds(build(x, text, q=int8(shape), s=scale, z=zero), affines=int("MatMul" in operator))
     assert folded.graph.node[0].op_type == "DequantizeLinear"
     assert {t.data_type for t in folded.graph.initializer if tuple(t.dims) == shape} == {onnx.TensorProto.INT8}
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_groups_that_share_the_scales_take_one_factor(per_channel: bool) -> None:
+    text = "w = DequantizeLinear<axis=1>(q, s)\nc = ConvTranspose<group=2>(x, w)\na = Add(c, k)\ny = Mul(a, f)"
+    scale = np.float32([0.25, 0.5, 1]) if per_channel else POWER
+    folds(build(X, text, q=int8((4, 3, 2, 2)), s=scale, k=(6, 1, 1), f=np.float32(-2)))
+
+
+def test_a_fused_operator_without_an_activation() -> None:
+    text = "w = DequantizeLinear<axis=0>(q, s)\nc = com.microsoft.FusedConv(x, w)\ny = BN3(c)"
+    model = build(X, text, "float[2,3,4,4] y", imports={"com.microsoft": 1}, **FILTERS)
+    result = fold(model)
+    assert not result.report.kept
+    assert_same(model, result.model, feeds_for(model))
 
 
 def test_unsigned_integers_flip_about_their_zero_point() -> None:

@@ -60,6 +60,41 @@ KEPT = [
         "n = BN4(x)\ns = Add(n, z)\ny = Conv(s, W)",
         W=W,
     ),
+    kept("in front of Max: negative scale", "sign", X, "m = BN4(x)\np = Max(m, k)\ny = Conv(p, W)", W=W, k=(4, 4)),
+    kept(
+        "in front of Max: a computed tensor",
+        "no-producer",
+        "float[2,4,4,4] x, float[2,4,4,4] z",
+        "m = BNpos4(x)\np = Max(m, z)\ny = Conv(p, W)",
+        W=W,
+    ),
+    kept(
+        "in front of a sum with a stored tensor: a scale of zero",
+        "no-producer",
+        X,
+        "m = Mul(x, o)\np = Add(m, k)\ny = Conv(p, W)",
+        W=W,
+        o=np.float32([1, 0, 2, 4]).reshape(4, 1, 1),
+        k=(4, 4),
+    ),
+    kept(
+        "in front of a sum with a stored tensor: a scale next to zero",
+        "overflow",
+        "double[2,4,4,4] x",
+        "m = Mul(x, o)\np = Add(m, k)\ny = Conv(p, W)",
+        W=W,
+        o=np.array([1, 1e-320, 2, 4]).reshape(4, 1, 1),
+        k=(4, 4),
+    ),
+    kept(
+        "before opset 7, what is stretched in its own way",
+        "blocked",
+        X,
+        "a = Conv(x, W)\nr = ReduceMax <axes=[1], keepdims=0> (a)\ns = Add <broadcast=1, axis=2> (a, r)\ny = BN3 <is_test=1> (s)",
+        opset=6,
+        ir=3,
+        W=W,
+    ),
     kept(
         "a branch of one channel that is stretched",
         "broadcast",
@@ -99,6 +134,55 @@ KEPT = [
 ]
 
 FOLDS = [
+    case(
+        "a shift behind two scales that became one along two axes",
+        X,
+        "a = Sigmoid(x)\nm = Mul(a, k)\nn = Mul(m, l)\nb = Add(n, j)\ny = Relu(b)",
+        affines=2,
+        k=(4, 1, 1),
+        l=ROW,
+        j=(4, 1, 1),
+    ),
+    *[
+        case(f"in front of {op} with a stored tensor", X, f"m = BNpos4(x)\np = {op}\ny = Conv(p, W)", W=W, k=k)
+        for op in ("Max(m, k)", "Min(k, m)", "Max(k, m, k)")
+        for k in ((4, 4), (4, 1, 1), np.float32(2))
+    ],
+    *[
+        case(
+            f"in front of {op} with a stored tensor",
+            X,
+            f"m = BN4(x)\np = {op}\ny = Conv(p, W)",
+            W=W,
+            k=(4, 4),
+            affines=int("Sum" not in op),
+        )
+        for op in ("Add(m, k)", "Add(k, m)", "Sub(m, k)", "Sub(k, m)", "Sum(k, m)")
+    ],
+    *[
+        case(
+            f"before opset 7, through {op}",
+            X,
+            TWO + f"r = ReduceMax <axes=[0, 1], keepdims=0> (b)\ns = {op} <broadcast=1> (a, r)\n"
+            f"y = BN{kind}3 <is_test=1> (s)",
+            opset=6,
+            ir=3,
+            **WV,
+        )
+        for op, kind in (("Mul", "scale"), ("Div", "scale"), ("Add", "shift"), ("Sub", "shift"))
+    ],
+    *[
+        case(
+            f"before opset 7, in front of {op}",
+            X,
+            f"r = ReduceMax <axes=[0, 1], keepdims=0> (x)\nm = BN{kind}4 <is_test=1> (x)\n"
+            f"s = {op} <broadcast=1> (m, r)\ny = Conv(s, W)",
+            opset=6,
+            ir=3,
+            W=W,
+        )
+        for op, kind in (("Mul", "scale"), ("Div", "scale"), ("Add", "shift"), ("Sub", "shift"))
+    ],
     case("Mean", X, TWO + "s = Mean(a, b)\ny = BN3(s)", **WV),
     case(
         "past a product along another axis", X, "a = Conv(x, W)\np = Mul(a, k)\ny = BNscale3(p)", affines=1, W=W, k=ROW

@@ -47,6 +47,50 @@ KEPT = [
         C + "u = Resize (c, , , to)\ny = BN3(u)",
         W=W,
     ),
+    kept(
+        "AveragePool SAME that pads",
+        "shift",
+        X,
+        C + 'p = AveragePool <kernel_shape=[3,3], auto_pad="SAME_UPPER", count_include_pad=1> (c)\ny = BN3(p)',
+        W=W,
+    ),
+    kept(
+        "ReduceMean of what is cut, perhaps to nothing",
+        "shift",
+        "float[2,4,H,4] x, int64[1] e",
+        C + "s = Slice(c, b, e, h)\nr = ReduceMean <keepdims=1> (s, h)\ny = BN3(r)",
+        W=W,
+        b=[0],
+        h=[2],
+    ),
+    kept(
+        "ReduceMean of nothing",
+        "shift",
+        X,
+        C + "s = Slice(c, b, b, h)\nr = ReduceMean <keepdims=1> (s, h)\ny = BN3(r)",
+        W=W,
+        b=[0],
+        h=[2],
+    ),
+    kept(
+        "Pad by a value that an attribute rounds",
+        "padding",
+        "double[2,4,4,4] x",
+        C + "p = Pad <pads=[0,0,1,1,0,0,1,1]> (c)\ny = Add(p, t)",
+        opset=9,
+        ir=4,
+        W=W,
+        t=np.array(1 / 3),
+    ),
+    kept(
+        "Pad by partly computed widths, of the channels",
+        "axis",
+        X + ", int64[3] w",
+        C + "g = Concat <axis=0> (n, w, n, n, m)\np = Pad(c, g)\ny = BNscale3(p)",
+        W=W,
+        n=[0],
+        m=[0, 0],
+    ),
     kept("LpPool", "shift", X, C + f"p = LpPool <{POOL}> (c)\ny = BN3(p)", W=W),
     kept(
         "ReduceMean over the channels",
@@ -212,6 +256,35 @@ LINEAR = [
 ]
 
 FOLDS = [
+    case(
+        "AveragePool SAME that pads nothing",
+        X,
+        C
+        + 'p = AveragePool <kernel_shape=[2,2], strides=[2,2], auto_pad="SAME_UPPER", count_include_pad=1> (c)\ny = BN3(p)',
+        W=W,
+    ),
+    case(
+        "Pad by partly computed widths",
+        X,
+        C + "s = Shape(c)\nh = Gather(s, two)\ng = Concat <axis=0> (n, h, o, n, o, h)\np = Pad(c, g)\ny = BNscale3(p)",
+        W=W,
+        two=[2],
+        n=[0, 0],
+        o=[1],
+    ),
+    case(
+        "Resize by partly computed scales",
+        X,
+        C + "t = Shape(c)\nh = Gather(t, two)\nf = Cast <to=1> (h)\ng = Div(f, three)\nk = Concat <axis=0> (n, g, g)\n"
+        'u = Resize <mode="nearest"> (c, k)\ny = BN3(u)',
+        affines=1,
+        opset=10,
+        ir=5,
+        W=W,
+        two=[2],
+        three=np.float32([2]),
+        n=np.float32([1, 1]),
+    ),
     *[
         case(
             f"after, {op}",
