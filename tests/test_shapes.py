@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, shape_inference
 
 from bnfold import files, infer, symbolic
-from bnfold.affine import Affine
-from bnfold.carry.reshape import Monomial, move
+from bnfold.affine import Affine, Spread
+from bnfold.carry.reshape import Monomial, move, spread
 from bnfold.graph import Scope, index_model
 
 SHAPE = "s = Shape(x)\nz = Gather(s, i0)\n"
@@ -133,20 +133,31 @@ def test_a_proof_holds_for_real_arrays(source: list[int], axis: int, random: obj
         if random.random() < 0.3:  # type: ignore[attr-defined]
             target.append(1)
     affine = Affine(np.arange(1.0, source[axis] + 1), np.arange(float(source[axis])), axis)
-    moved = move(monomials(*source), monomials(*target), affine)
-    if moved is None:
-        return
     data = np.arange(float(total)).reshape(source)
-    assert_equal_after(affine, moved, data, target)
+    moved = move(monomials(*source), monomials(*target), affine)
+    if moved is not None:
+        assert_equal_after(affine, moved, data, target)
+    wide = spread(monomials(*source), monomials(*target), affine.simplest())
+    if affine.uniform:
+        return
+    assert wide is not None, "all sizes are numbers"
+    assert_equal_after(affine, wide, data, target)
+    if isinstance(wide, Spread):
+        again = spread(monomials(*target), monomials(*source), wide)
+        assert again is not None
+        assert not isinstance(again, Spread)
+        assert again.same_as(affine)
 
 
 def assert_equal_after(affine: Affine, moved: Affine, data: np.ndarray, target: list[int]) -> None:
-    def on(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
-        return vector.reshape([-1 if i == axis else 1 for i in range(rank)]) if vector.size > 1 else vector.reshape(())
+    def on(values: np.ndarray, axes: tuple[int, ...], rank: int) -> np.ndarray:
+        sizes = dict(zip(axes, values.shape, strict=True)) if values.size > 1 else {}
+        return values.reshape([sizes.get(i, 1) for i in range(rank)])
 
-    want = on(affine.scale, affine.axis, data.ndim) * data + on(affine.shift, affine.axis, data.ndim)
+    axes = moved.axes if isinstance(moved, Spread) else (moved.axis,)
+    want = on(affine.scale, (affine.axis,), data.ndim) * data + on(affine.shift, (affine.axis,), data.ndim)
     after = data.reshape(target)
-    got = on(moved.scale, moved.axis, after.ndim) * after + on(moved.shift, moved.axis, after.ndim)
+    got = on(moved.scale, axes, after.ndim) * after + on(moved.shift, axes, after.ndim)
     np.testing.assert_array_equal(got, want.reshape(target))
 
 

@@ -12,6 +12,35 @@ C = "c = Conv(x, W)\n"
 
 KEPT = [
     kept(
+        "channels on two axes in front of what knows only one",
+        "reshape",
+        "float[2,6,4,4] x",
+        "c = Conv(x, W)\nr = Reshape(c, to)\nt = Transpose <perm=[0,2,1,3,4]> (r)\np = ReduceMax <keepdims=1> (t, k)\n"
+        "u = Reshape(p, back)\ny = BNpos6(u)",
+        to=[2, 2, 3, 4, 4],
+        k=[3, 4],
+        back=[2, 6, 1, 1],
+        W=(6, 6, 1, 1),
+    ),
+    kept(
+        "channels on two axes in front of a linear operator",
+        "reshape",
+        "float[2,6] x",
+        "n = BN6(x)\nr = Reshape(n, to)\ny = MatMul(r, V)",
+        to=[2, 2, 3],
+        V=(3, 5),
+    ),
+    kept(
+        "channels on two axes that do not come together",
+        "reshape",
+        "float[N,6,4] x",
+        "c = Conv(x, W)\nr = Reshape(c, to)\nt = Transpose <perm=[1,0,2,3]> (r)\nu = Reshape(t, back)\ny = BN6(u)",
+        outputs="float[a,b,c] y",
+        to=[-1, 2, 3, 4],
+        back=[-1, 6, 4],
+        W=(6, 6, 1),
+    ),
+    kept(
         "Transpose takes the channels away",
         "axis",
         "float[2,4,4,4] x",
@@ -114,7 +143,42 @@ KEPT = [
     ),
 ]
 
+SHUFFLE = (
+    "s = Shape(x)\nb = Gather(s, i0)\nh = Gather(s, i2)\nw = Gather(s, i3)\n"
+    "to = Concat <axis=0> (b, three, two, h, w)\nback = Concat <axis=0> (b, six, h, w)\n"
+)
+SIZES = {"i0": [0], "i2": [2], "i3": [3], "two": [2], "three": [3], "six": [6], "W": (6, 6, 1, 1)}
+SHUFFLED = "r = Reshape({}, to)\nt = Transpose <perm=[0,2,1,3,4]> (r)\n{}"
+
 FOLDS = [
+    case(
+        "channel shuffle, backward",
+        "float[N,6,H,W] x",
+        SHUFFLE + "c = Conv(x, W)\n" + SHUFFLED.format("c", "u = Reshape(t, back)\ny = BN6(u)"),
+        outputs="float[a,b,c,d] y",
+        sizes={"N": 2, "H": 3, "W": 5},
+        **SIZES,
+    ),
+    case(
+        "channel shuffle, forward, with an activation and more axes on the way",
+        "float[N,6,H,W] x",
+        SHUFFLE
+        + "n = BNposscale6(x)\n"
+        + SHUFFLED.format(
+            "n", "q = Unsqueeze(t, i0)\nv = Relu(q)\nz = Squeeze(v, i0)\nu = Reshape(z, back)\ny = Conv(u, W)"
+        ),
+        outputs="float[a,b,c,d] y",
+        sizes={"N": 2, "H": 3, "W": 5},
+        **SIZES,
+    ),
+    case(
+        "channels next to each other that are mixed with the rows",
+        "float[2,6,4,4] x",
+        "c = Conv(x, W)\nr = Reshape(c, to)\nq = Identity(r)\nu = Reshape(q, back)\ny = BN6(u)",
+        to=[2, 8, 12],
+        back=[2, 6, 4, 4],
+        W=(6, 6, 1, 1),
+    ),
     case(
         "NHWC pairs",
         "float[2,5,5,4] x",
