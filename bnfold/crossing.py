@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bnfold.plan import ScopePlan
 from bnfold.chain import Chain, compose
 
-__all__ = ["SCALE", "SHIFT", "backward", "forward", "widen"]
+__all__ = ["SCALE", "SHIFT", "backward", "forward", "undone", "widen"]
 
 SCALE, SHIFT = "scale", "shift"
 """The constants of a chain, as slots of an edit of its last operator."""
@@ -70,6 +70,16 @@ def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step
     if not ahead.finite or not _expressible(plan, chain, edits):
         return None
     return Step(((chain.output, affine.only_scale()),), edits)
+
+
+def undone(plan: ScopePlan, chain: Chain, scale: Affine) -> list[Edit] | None:
+    """What the chain's shift takes so that its own scale can go behind it, ``a * x + b = a * (x + b / a)``; None when
+    that cannot be."""
+    placed = _placed(plan, chain, scale)
+    if placed is None or not placed.scale.all():
+        return None
+    edit = Edit(chain.members[-1].node, SHIFT, Affine(1.0 / placed.scale, placed.shift, placed.axis))
+    return [edit] if edit.affine.finite and _expressible(plan, chain, (edit,)) else None
 
 
 def widen(chain: Chain, edit: Edit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnfold import crossing
 from bnfold.affine import Affine
 from bnfold.chain import Chain, compose
 from bnfold.chains import joins_outputs
@@ -12,7 +13,7 @@ from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker
 
-__all__ = ["merge"]
+__all__ = ["lighten", "merge"]
 
 
 def merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
@@ -78,4 +79,30 @@ def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int
             chain.affine, chain.rewritten, chain.moved = kept, True, route
             _drop_identities(plan, route)
             return True
+    return False
+
+
+def lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+    """Where one constant of a chain has a second axis, let the other go that has not; returns whether it did."""
+    own, slots = chain.affine, {edit.slot for edit in chain.widened}
+    if not (own.scales and own.shifts):
+        return False
+    readers = frozenset((chain.members[0].node.index,))
+    ways: list[tuple[Affine, Affine, bool]] = []
+    if crossing.SCALE not in slots:
+        ways += [(own.only_scale(), own.only_shift(), True), (own.only_scale(), own.only_shift(), False)]
+    if crossing.SHIFT not in slots:
+        ways += [(own.only_shift(), own.only_scale(), False)]
+    for going, kept, backward in ways:
+        undone = [] if backward or not going.scales else crossing.undone(plan, chain, going)
+        if undone is None:
+            continue
+        route = walker.backward(chain.data, going, readers) if backward else walker.forward(chain.output, going)
+        if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
+            continue
+        _take(plan, chain, route, backward=backward)
+        chain.affine, chain.moved = kept, route
+        chain.widened += undone
+        _drop_identities(plan, route)
+        return True
     return False
