@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import helper
 
 from bnfold.carry.step import constant_ints
+from bnfold.shapes import lasting
 
 if TYPE_CHECKING:
     from bnfold.dimensions import Dim, Dims
@@ -44,6 +45,7 @@ def state_outputs(scope: Scope, graph: Any) -> bool:
             news = True
         if dims is None:
             continue
+        dims = lasting(dims)  # each inference makes up other names, and so would call them news
         value = helper.make_tensor_value_info(name, element_type, dims)
         if name not in stated:
             graph.value_info.append(value)

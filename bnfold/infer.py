@@ -14,7 +14,7 @@ from onnx import ModelProto, helper, numpy_helper, shape_inference
 
 from bnfold import faults, symbolic
 from bnfold.graph import attribute_graphs
-from bnfold.shapes import MADE_UP
+from bnfold.shapes import lasting
 
 if TYPE_CHECKING:
     from bnfold.graph import Scope
@@ -114,10 +114,10 @@ def _state_reshapes(scope: Scope, graph: Any) -> bool:
         element_type = scope.shapes.element_type(name)
         if proven is None or element_type is None:
             continue
-        lasting = tuple(None if str(d).startswith(MADE_UP) else d for d in proven)
+        known = lasting(proven)
         inferred = scope.shapes.inferred(name)
-        if inferred is None or any(a is None and b is not None for a, b in zip(inferred, lasting, strict=False)):
-            graph.value_info.append(helper.make_tensor_value_info(name, element_type, lasting))
+        if inferred is None or any(a is None and b is not None for a, b in zip(inferred, known, strict=False)):
+            graph.value_info.append(helper.make_tensor_value_info(name, element_type, known))
     return len(graph.value_info) > len(stated)
 
 

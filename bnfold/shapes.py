@@ -14,10 +14,10 @@ from bnfold.dimensions import Dim, Dims, derived, merged, sources
 if TYPE_CHECKING:
     from bnfold.graph import Scope
 
-MADE_UP = "unk__"
+_MADE_UP = "unk__"
 """How the names begin that onnx shape inference makes up, anew each time."""
 
-__all__ = ["MADE_UP", "Shapes"]
+__all__ = ["Shapes", "lasting"]
 
 
 class Shapes:
@@ -50,7 +50,8 @@ class Shapes:
         proven = merged(near, _proto_dims(self._infer().get(name)))
         if proven is not None and None not in proven:
             return proven
-        declared = _without_made_up(_proto_dims(self._declarations().get(name)))
+        declared = _proto_dims(self._declarations().get(name))
+        declared = None if declared is None else lasting(declared)
         if proven is None or declared is None or len(declared) != len(proven):
             return proven if proven is not None or near is not None else declared
         return tuple(b if a is None else a for a, b in zip(proven, declared, strict=True))
@@ -181,9 +182,9 @@ class Shapes:
         self._inferred = {value.name: value.type for value in values}
 
 
-def _without_made_up(dims: Dims | None) -> Dims | None:
-    """Without the names that another inference made up: this one uses the same for something else."""
-    return None if dims is None else tuple(None if str(d).startswith(MADE_UP) else d for d in dims)
+def lasting(dims: Dims) -> Dims:
+    """Without the names that one inference made up: another uses the same for something else."""
+    return tuple(None if str(d).startswith(_MADE_UP) else d for d in dims)
 
 
 def _type_of(value: Any) -> Any:
