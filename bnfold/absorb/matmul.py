@@ -8,6 +8,8 @@ A shift needs somewhere to go: the constant Add behind the MatMul when there is 
 else
 the MatMul becomes a Gemm where everything has rank 2, else an Add follows.
 
+A vector in place of the matrix leaves no channels behind it, so that only a single number enters there.
+
 ``com.microsoft::FusedMatMul`` is the same with ``alpha`` in front and ``transA``, ``transB``; it never becomes a Gemm.
 """
 
@@ -53,9 +55,16 @@ def _constant_side(node: Node) -> tuple[int, Constant] | Refusal:
         side, weight = 0, left
     else:
         side, weight = 1, right
-    if len(weight.dims) < 2:
+    if not weight.dims or (len(weight.dims) == 1 and node.op != "MatMul"):
         return Refusal("parameter-shape", "the weight is not a matrix", node.label, lasting=True)
     return side, weight
+
+
+def _as_matrix(side: int, weight: Constant) -> tuple[int, ...]:
+    """The weight's dimensions; a vector counts as a single column on the right, and as a single row on the left."""
+    if len(weight.dims) > 1:
+        return weight.dims
+    return (weight.dims[0], 1) if side == 1 else (1, weight.dims[0])
 
 
 def quantized_side(node: Node) -> int | None:
@@ -71,7 +80,7 @@ def _matrix(node: Node) -> tuple[int, tuple[int, ...]] | None:
     """Which input is the constant matrix, quantized or not, and its dimensions."""
     found = _constant_side(node)
     if not isinstance(found, Refusal):
-        return found[0], found[1].dims
+        return found[0], _as_matrix(*found)
     side = quantized_side(node)
     weight = None if side is None else dequantized(node, side)
     return (side, weight.values.dims) if side is not None and isinstance(weight, Dequantized) else None
@@ -87,7 +96,7 @@ def unit_of(add: Node) -> Node | None:
 
 
 def bias_add(node: Node) -> Node | None:
-    """The Add of a constant per channel that is the only reader of this MatMul."""
+    """The Add of a constant per channel, or of a number behind a vector, that is the only reader of this MatMul."""
     scope = node.scope
     readers = scope.readers(node.outputs[0])
     if len(readers) != 1 or readers[0].position == CAPTURE or node.outputs[0] in scope.output_set:
@@ -98,8 +107,10 @@ def bias_add(node: Node) -> Node | None:
         return None
     side, dims = found
     bias = scope.constants.get(add.inputs[1 - readers[0].position])
-    if bias is None or not bias.floating or not bias.dims:
+    if bias is None or not bias.floating:
         return None
+    if not bias.dims or _operand_rank(node, side) == 1:  # a single number goes with a vector, and only with that
+        return add if not bias.dims and _operand_rank(node, side) == 1 else None
     rank = len(bias.dims)
     channel_axis = rank - 1 if side == 1 else rank - 2
     channels = dims[_weight_axes(node, side)[1]]
@@ -141,7 +152,8 @@ def after(node: Node) -> Port | Refusal:
         return Refusal("blocked", f"{matmul.label} transposes batches", matmul.label, lasting=True)
     adds = node is matmul and not becomes_gemm(matmul)
     _, kept = _weight_axes(matmul, side)
-    return Port(matmul, -1 if side == 1 else -2, weight.dims[kept], _no_add(matmul) if adds else None, adds)
+    channels = _as_matrix(side, weight)[kept]
+    return Port(matmul, -1 if side == 1 else -2, channels, _no_add(matmul) if adds else None, adds)
 
 
 def before(node: Node, position: int) -> Port | Refusal:
@@ -163,7 +175,8 @@ def before(node: Node, position: int) -> Port | Refusal:
     shift = shift or (_no_add(node) if adds else None)
     summed, _ = _weight_axes(node, side)
     flipped = bool(node.integer("transA" if side == 1 else "transB", 0))
-    return Port(node, -1 if (side == 1) != flipped else -2, weight.dims[summed], shift, adds)
+    terms = _as_matrix(side, weight)[summed]
+    return Port(node, -1 if (side == 1) != flipped else -2, terms, shift, adds)
 
 
 def _no_matrix(node: Node) -> Refusal:
@@ -194,13 +207,14 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | 
     assert not isinstance(found, Refusal)
     side, weight = found
     summed, kept = _weight_axes(node, side)
-    channels, terms = weight.dims[kept], weight.dims[summed]
+    dims = _as_matrix(side, weight)
+    channels, terms = dims[kept], dims[summed]
     factors = []
     if out is not None and out.scales:
         factors.append(_along(out.over(channels).scale, kept))
     if into is not None and into.scales:
         factors.append(_along(into.over(terms).scale, summed))
-    view = (math.prod(weight.dims[:-2]), weight.dims[-2], weight.dims[-1])
+    view = (math.prod(dims[:-2]), dims[-2], dims[-1])
     changes = (Scaled(side, view, tuple(f.reshape(1, *f.shape) for f in factors)),) if factors else ()
     old = bias_values(node, add, channels)
     bias = old
@@ -215,6 +229,8 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None, *, add: Node | 
     if add is not None:
         return [Rewrite(node, changes), new_bias(node, add, bias)]
     shaped = bias if side == 1 else bias.reshape(-1, 1)
+    if len(weight.dims) == 1:
+        shaped = bias.reshape(())
     if becomes_gemm(node):
         attributes: dict[str, float | int] = {} if node.scope.opset >= 7 else {"broadcast": 1}
         return [Rewrite(node, (*changes, Stored(2, shaped, weight.data_type)), attributes, gemm=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from helpers import Case, build, case, folds, keeps, kept
 
@@ -17,7 +18,7 @@ KEPT = [
     kept("channels are not the columns", "axis", "float[2,5,4] x", "c = MatMul(x, W)\ny = BN5(c)", W=(4, 3)),
     kept("square, channels are not the columns", "axis", "float[3,3,3] x", "c = MatMul(x, W)\ny = BN3(c)", W=(3, 3)),
     kept("constant left, square", "axis", "float[3,3] x", "c = MatMul(W, x)\ny = BN3(c)", W=(3, 3)),
-    kept("a vector of weights", "shift", "float[3,4,5] x", "c = MatMul(x, W)\ny = BN4(c)", W=(5,)),
+    kept("a vector of weights", "broadcast", "float[3,4,5] x", "c = MatMul(x, W)\ny = BN4(c)", W=(5,)),
     kept(
         "shift in front of a stack of matrices",
         "shift",
@@ -57,10 +58,19 @@ KEPT = [
     kept(
         "constant left of a vector", "shape-unknown", "float[4] x", "c = MatMul(W, x)\ny = Mul(c, k)", W=(5, 4), k=(5,)
     ),
-    kept("before, the weight is a vector", "shift", "float[2,3,4] x", "n = BN3(x)\ny = MatMul(n, W)", W=(4,)),
+    kept("before, the weight is a vector", "axis", "float[2,3,4] x", "n = BN3(x)\ny = MatMul(n, W)", W=(4,)),
 ]
 
 AFTER = [
+    case(
+        "a vector of weights",
+        "float[2,3,4] x",
+        "c = MatMul(x, W)\nm = Mul(c, k)\ny = Add(m, l)",
+        affines=1,
+        W=(4,),
+        k=np.float32(2),
+        l=np.float32(3),
+    ),
     case(
         "a bias per row",
         "float[3,4] x",
@@ -171,6 +181,8 @@ AFTER = [
 ]
 
 BEFORE = [
+    case("a vector of weights on the right", "float[2,4] x", "n = BN4(x)\ny = MatMul(n, W)", affines=1, W=(4,)),
+    case("a vector of weights on the left", "float[2,4,3] x", "n = BN4(x)\ny = MatMul(W, n)", affines=1, W=(4,)),
     case("rank 2", "float[3,4] x", "n = BN4(x)\ny = MatMul(n, W)", W=(4, 5), holds={"Gemm": 1}),
     case("rank 2, no shift", "float[3,4] x", "n = BNscale4(x)\ny = MatMul(n, W)", W=(4, 5), holds={"MatMul": 1}),
     case("rank 2 with Add", "float[3,4] x", "n = BN4(x)\nc = MatMul(n, W)\ny = Add(c, b)", W=(4, 5), b=(5,)),
