@@ -83,26 +83,21 @@ def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int
 
 
 def lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
-    """Where one constant of a chain has a second axis, let the other go that has not; returns whether it did."""
-    own, slots = chain.affine, {edit.slot for edit in chain.widened}
-    if not (own.scales and own.shifts):
+    """Let the scale of a chain go whose shift alone has a second axis; returns whether it did."""
+    own = chain.affine
+    if not (own.scales and own.shifts) or any(edit.slot == crossing.SCALE for edit in chain.widened):
         return False
-    readers = frozenset((chain.members[0].node.index,))
-    ways: list[tuple[Affine, Affine, bool]] = []
-    if crossing.SCALE not in slots:
-        ways += [(own.only_scale(), own.only_shift(), True), (own.only_scale(), own.only_shift(), False)]
-    if crossing.SHIFT not in slots:
-        ways += [(own.only_shift(), own.only_scale(), False)]
-    for going, kept, backward in ways:
-        undone = [] if backward or not going.scales else crossing.undone(plan, chain, going)
-        if undone is None:
-            continue
-        route = walker.backward(chain.data, going, readers) if backward else walker.forward(chain.output, going)
+    going, undone = own.only_scale(), crossing.undone(plan, chain, own.only_scale())
+    for backward in (True, False) if undone is not None else (True,):
+        if backward:
+            route = walker.backward(chain.data, going, frozenset((chain.members[0].node.index,)))
+        else:
+            route = walker.forward(chain.output, going)
         if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
             continue
         _take(plan, chain, route, backward=backward)
-        chain.affine, chain.moved = kept, route
-        chain.widened += undone
+        chain.affine, chain.moved = own.only_shift(), route
+        chain.widened += [] if backward or undone is None else undone
         _drop_identities(plan, route)
         return True
     return False

@@ -149,6 +149,30 @@ def test_a_proof_holds_for_real_arrays(source: list[int], axis: int, random: obj
         assert again.same_as(affine)
 
 
+NOT_SPREAD = [
+    ((2, 6), (2, 3, 2), 1, 5),  # the affine has another number of channels
+    (("N", 6), ("M", 3, 2), 1, 6),  # whatever N and M are, the 6 is the last axis
+    (("N", 6, "H"), (2, "N", "H", 3), 1, 6),
+    ((2, 6, 1 << 20), (4, 3 << 20), 1, 6),  # too many values
+    ((0, 6), (6, 0), 1, 6),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "axis", "channels"), NOT_SPREAD[:1] + NOT_SPREAD[2:])
+def test_what_is_not_spread(
+    source: tuple[int | str, ...], target: tuple[int | str, ...], axis: int, channels: int
+) -> None:
+    affine = Affine.of(np.arange(1.0, channels + 1), 0.0, axis)
+    assert spread(monomials(*source), monomials(*target), affine) is None
+
+
+def test_channels_are_followed_from_behind() -> None:
+    source, target, axis, channels = NOT_SPREAD[1]
+    wide = spread(monomials(*source), monomials(*target), Affine.of(np.arange(1.0, channels + 1), 0.0, axis))
+    assert isinstance(wide, Spread)
+    assert wide.axes == (1, 2)
+
+
 def assert_equal_after(affine: Affine, moved: Affine, data: np.ndarray, target: list[int]) -> None:
     def on(values: np.ndarray, axes: tuple[int, ...], rank: int) -> np.ndarray:
         sizes = dict(zip(axes, values.shape, strict=True)) if values.size > 1 else {}

@@ -105,10 +105,7 @@ def spread(source: Shape, target: Shape, affine: Affine) -> Affine | None:
     values are laid out over the one and read off the other.
     """
     axes = affine.axes if isinstance(affine, Spread) else (affine.axis,)
-    block = _block(source, target, min(axes), max(axes))
-    if block is None:
-        return None
-    (first, last), (start, end) = block
+    (first, last), (start, end) = _block(source, target, min(axes), max(axes))
     before, after = ([m.value or 0 for m in shape] for shape in (source[first:last], target[start:end]))
     if not 0 < math.prod(before) == math.prod(after) <= _LARGEST:
         return None
@@ -123,13 +120,10 @@ def spread(source: Shape, target: Shape, affine: Affine) -> Affine | None:
     return Spread.along(scale, shift, range(start, end))
 
 
-def _block(source: Shape, target: Shape, lowest: int, highest: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def _block(source: Shape, target: Shape, lowest: int, highest: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """The smallest run of axes around these that starts and ends at shared positions, in source and target."""
-    starts = [(i, j) for i, j in _shared(source, target) if i <= lowest]
-    ends = [(i, j) for i, j in _shared(source, target) if i > highest]
-    if not starts or not ends:
-        return None
-    (first, start), (last, end) = max(starts), min(ends)
+    shared = _shared(source, target)  # with both ends of the whole
+    (first, start), (last, end) = max(s for s in shared if s[0] <= lowest), min(s for s in shared if s[0] > highest)
     return (first, last), (start, end)
 
 

@@ -18,6 +18,15 @@ KEPT = [
     kept("channels are not the columns", "axis", "float[2,5,4] x", "c = MatMul(x, W)\ny = BN5(c)", W=(4, 3)),
     kept("square, channels are not the columns", "axis", "float[3,3,3] x", "c = MatMul(x, W)\ny = BN3(c)", W=(3, 3)),
     kept("constant left, square", "axis", "float[3,3] x", "c = MatMul(W, x)\ny = BN3(c)", W=(3, 3)),
+    kept(
+        "a single number as weights",
+        "parameter-shape",
+        "float[3,5] x",
+        "c = com.microsoft.FusedMatMul(x, W)\ny = BN3(c)",
+        imports={"com.microsoft": 1},
+        outputs="float[3] y",
+        W=(5,),
+    ),
     kept("a vector of weights", "broadcast", "float[3,4,5] x", "c = MatMul(x, W)\ny = BN4(c)", W=(5,)),
     kept(
         "shift in front of a stack of matrices",

@@ -313,7 +313,7 @@ def test_a_quantized_bias_is_quantized_again(zero: str) -> None:
 
 def test_a_weight_and_a_bias_that_others_read_too() -> None:
     """The operator gets copies of its own, as float weights do."""
-    text = CONV_BIAS.format("s") + "\nr = Identity(w)\nd = Conv(x, w, b)\nv = BN3(d)"
+    text = CONV_BIAS.format("s").replace("w =", "[name] w =") + "\nr = Identity(w)\nd = Conv(x, w, b)\nv = BN3(d)"
     outputs = "float[2,3,4,4] y, float[3,4,2,2] r, float[2,3,4,4] v"
     folded = folds(build(X, text, outputs, i=COUNTS.astype(np.int32), **FILTERS | {"s": np.float32(2.0**-12)}))
     assert count(folded, "DequantizeLinear") == 5

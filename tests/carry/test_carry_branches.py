@@ -69,6 +69,14 @@ KEPT = [
         W=W,
     ),
     kept(
+        "in front of Max: the rank is not known",
+        "shape-unknown",
+        "float[4,4] v, int64[R] s",
+        "x = Reshape(v, s)\nm = BNpos4(x)\np = Max(m, k)\ny = Sigmoid(p)",
+        outputs="float[a,b,c,d] y",
+        k=(4, 1, 1),
+    ),
+    kept(
         "in front of a sum with a stored tensor: a scale of zero",
         "no-producer",
         X,
@@ -134,6 +142,46 @@ KEPT = [
 ]
 
 FOLDS = [
+    case(
+        "a scale in front of a shift that took in another axis, into a padding Conv",
+        X,
+        "a = Floor(x)\nm = Mul(a, k)\nn = Add(m, l)\np = Add(n, r)\ny = Conv <pads=[1,1,1,1]> (p, W)",
+        affines=1,
+        W=(3, 4, 3, 3),
+        k=np.exp2(np.arange(4, dtype=np.float32)).reshape(4, 1, 1),
+        l=(4, 1, 1),
+        r=ROW,
+    ),
+    case(
+        "the same into the Conv in front",
+        X,
+        "c = Conv(x, W)\nq = Add(c, o)\nm = Mul(q, k)\nn = Add(m, l)\np = Add(n, r)\ny = Floor(p)",
+        affines=1,
+        W=(3, 4, 1, 1),
+        o=ROW,
+        k=np.float32([2, -1, 4]).reshape(3, 1, 1),
+        l=(3, 1, 1),
+        r=(4, 1),
+    ),
+    case(
+        "a scale of zero stays in front of its shift",
+        X,
+        "a = Floor(x)\nm = Mul(a, k)\nn = Add(m, l)\np = Add(n, r)\ny = Conv <pads=[1,1,1,1]> (p, W)",
+        affines=2,
+        W=(3, 4, 3, 3),
+        k=np.float32([2, 0, 4, 1]).reshape(4, 1, 1),
+        l=(4, 1, 1),
+        r=ROW,
+    ),
+    case(
+        "a scale that cannot be undone in the shift behind it",
+        "double[2,4] x",
+        "a = Floor(x)\nm = Mul(a, k)\nr = Relu(m)\np = Add(r, l)\ny = MatMul(p, W)",
+        affines=2,
+        W=(4, 3),
+        k=np.array([1e-320, 1, 4, 1]),
+        l=(2, 1),
+    ),
     case(
         "a shift behind two scales that became one along two axes",
         X,

@@ -273,6 +273,32 @@ FOLDS = [
         o=[1],
     ),
     case(
+        "ReduceMean far behind a Slice",
+        "float[N,4,H,4] x",
+        C
+        + "s = Slice(c, b, e, h)\n"
+        + "".join(f"s{i} = Identity({'s' if not i else f's{i - 1}'})\n" for i in range(9))
+        + "r = ReduceMean <keepdims=1> (s8, w)\ny = BN3(r)",
+        outputs="float[a,b,c,d] y",
+        sizes={"N": 2, "H": 3},
+        W=W,
+        b=[0],
+        e=[2],
+        h=[2],
+        w=[2, 3],
+    ),
+    case(
+        "Pad by partly computed widths, of another type first",
+        X,
+        C
+        + "s = Shape(c)\nh = Gather(s, two)\nf = Concat <axis=0> (n, h, o, n, o, h)\ni = Cast <to=6> (f)\ng = Cast <to=7> (i)\n"
+        "p = Pad(c, g)\ny = BNscale3(p)",
+        W=W,
+        two=[2],
+        n=[0, 0],
+        o=[1],
+    ),
+    case(
         "Resize by partly computed scales",
         X,
         C + "t = Shape(c)\nh = Gather(t, two)\nf = Cast <to=1> (h)\ng = Div(f, three)\nk = Concat <axis=0> (n, g, g)\n"
