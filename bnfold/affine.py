@@ -66,9 +66,11 @@ class Affine:
 
     def simplest(self) -> Affine:
         """The same as one value, where all channels have the same."""
-        if self.scale.size > 1 and (self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all():
-            return Affine(self.scale[:1], self.shift[:1], self.axis)
-        return self
+        scale, shift = self.scale, self.shift
+        if scale.size < 2 or scale[0] != scale[-1] or shift[0] != shift[-1]:  # most differ there already
+            return self
+        alike = (scale == scale[0]).all() and (shift == shift[0]).all()
+        return Affine(scale[:1], shift[:1], self.axis) if alike else self
 
     def then(self, later: Affine) -> Affine:
         """This affine followed by ``later``: ``later(self(x))``. Both live on the same axis, or one is uniform."""

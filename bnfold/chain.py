@@ -37,7 +37,7 @@ class Chain:
     refusal: Refusal | None = None
     dropped: bool = False
     rewritten: bool = False
-    widened: list[Edit] = field(default_factory=list)
+    widened: tuple[Edit, ...] = ()
     into_chain: Chain | None = None
     moved: Route | None = None
     norm: AffineNode | None = None

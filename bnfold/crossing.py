@@ -72,14 +72,14 @@ def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step
     return Step(((chain.output, affine.only_scale()),), edits)
 
 
-def undone(plan: ScopePlan, chain: Chain, scale: Affine) -> list[Edit] | None:
+def undone(plan: ScopePlan, chain: Chain, scale: Affine) -> tuple[Edit, ...] | None:
     """What the chain's shift takes so that its own scale can go behind it, ``a * x + b = a * (x + b / a)``; None when
     that cannot be."""
     placed = _placed(plan, chain, scale)
     if placed is None or not placed.scale.all():
         return None
     edit = Edit(chain.members[-1].node, SHIFT, Affine(1.0 / placed.scale, placed.shift, placed.axis))
-    return [edit] if edit.affine.finite and _expressible(plan, chain, (edit,)) else None
+    return (edit,) if edit.affine.finite and _expressible(plan, chain, (edit,)) else None
 
 
 def widen(chain: Chain, edit: Edit) -> None:
@@ -88,7 +88,7 @@ def widen(chain: Chain, edit: Edit) -> None:
     both = None if chain.widened else compose(edit.node.scope, chain.output, own, edit.affine.simplest())
     chain.rewritten = True
     if both is None:
-        chain.widened.append(edit)
+        chain.widened += (edit,)
     elif edit.slot == SCALE:
         chain.affine = Affine.of(both.scale, own.shift, both.axis)
     else:

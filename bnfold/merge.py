@@ -97,7 +97,7 @@ def lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
             continue
         _take(plan, chain, route, backward=backward)
         chain.affine, chain.moved = own.only_shift(), route
-        chain.widened += [] if backward or undone is None else undone
+        chain.widened += () if backward or undone is None else undone
         _drop_identities(plan, route)
         return True
     return False
