@@ -152,12 +152,13 @@ CODES: dict[str, Explanation] = {
         "Nothing to do.",
     ),
     "reshape": Explanation(
-        "The reshape mixes channels with other axes.",
-        "After it, one scale per channel is no longer one scale per position on a single axis.",
+        "A Reshape mixes channels with other axes, or spreads them over several.",
+        "After it, one scale per channel is no longer one scale per position on a single axis, which is what most "
+        "operators let pass and all linear ones take in.",
         "Nothing to do.",
     ),
     "quantized": Explanation(
-        "The operator or its weight is quantized in a form that cannot take a scale exactly.",
+        "The operator or its weight is quantized in a form that cannot take a scale exactly, or stands in between.",
         "Rescaling would need a new rounding of integers or run-time statistics.",
         "Fold before quantizing: bnfold first, then the quantizer.",
     ),
