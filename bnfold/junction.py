@@ -59,6 +59,11 @@ class Junction:
             return Refusal("too-far", f"no linear operator within {DEPTH_LIMIT} operators of '{tensor}'", None)
         return None
 
+    def placed(self, tensor: str, affine: Affine) -> Affine:
+        """The affine with its axis counted from the first one, where that is known."""
+        axis = self._scope.shapes.axis(tensor, affine.axis)
+        return affine if axis is None else affine.at(axis)
+
     def excluded(self, node: Node, step: carry.Step) -> Refusal | None:
         """A node whose constants must not change."""
         if not step.edits:

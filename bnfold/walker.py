@@ -66,7 +66,7 @@ class Walker:
                 if refusal.lasting:
                     self._dead_ends.update(dict.fromkeys(spine, refusal))
                 return refusal
-        return route
+        return route.incomplete or route
 
     def _back_one(
         self,
@@ -107,11 +107,30 @@ class Walker:
         if rule is None:
             return port or self._at.blocked(node)
         steps = rule(node, tensor, affine)
+        if isinstance(steps, Refusal) and node.op == "Split" and steps.code == "axis":
+            steps = self._from_all_parts(route, node, tensor, affine, steps)
         if isinstance(steps, Refusal):
             return port if port is not None and port.code == "quantized" else steps
+        if not steps:
+            return None
         if len(steps) == 1:
             return self._follow(route, stack, steps[0], node, depth)
         return self._choose(route, steps, node, depth, nesting)
+
+    def _from_all_parts(
+        self, route: Route, node: Node, tensor: str, affine: Affine, refusal: Refusal
+    ) -> list[carry.Step] | Refusal:
+        """The way past a Split along another axis, once the affine is on all its outputs; none while it is not."""
+        placed = self._at.placed(tensor, affine)
+        read = [name in self._scope.output_set or bool(self._plan.value_readers(name)) for name in node.outputs]
+        outputs = [i for i, name in enumerate(node.outputs) if name and read[i]]
+        complete = route.bring(node, node.outputs.index(tensor), outputs, placed, refusal)
+        if isinstance(complete, Refusal):
+            return complete
+        if not complete:
+            return []
+        route.tensors += [name for i, name in enumerate(node.outputs) if name and not read[i]]
+        return [carry.Step(((node.inputs[0], placed),))]
 
     def _follow(
         self,
@@ -204,7 +223,7 @@ class Walker:
             refusal = self._at.limits(tensor, affine, depth) or self._forward_one(route, stack, tensor, affine, depth)
             if refusal is not None:
                 return refusal
-        return route
+        return route.incomplete or route
 
     def _forward_one(
         self, route: Route, stack: list[tuple[str, Affine, int]], tensor: str, affine: Affine, depth: int
@@ -260,6 +279,12 @@ class Walker:
                 )
         rule = self._forward_rules.get(node.op)
         step = self._at.blocked(node) if rule is None else rule(node, position, affine)
+        if isinstance(step, Refusal) and node.op == "Concat" and step.code == "axis":
+            placed = self._at.placed(tensor, affine)
+            complete = route.bring(node, position, range(len(node.inputs)), placed, step)
+            if complete is False:
+                return None
+            step = carry.Step(((node.outputs[0], placed),)) if complete is True else step
         if not isinstance(step, Refusal) and step.edits and isinstance(self._port_after(node), Port):
             step = self._at.blocked(node)  # its constant is the bias of a product
         refusal = step if isinstance(step, Refusal) else self._at.excluded(node, step) or self._at.behind(node, affine)

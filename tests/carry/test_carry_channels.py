@@ -19,6 +19,51 @@ UNIFORM: dict[str, dict[str, list[int]]] = {
 
 KEPT = [
     kept(
+        "only one part of the rows is scaled, in front",
+        "axis",
+        X + ", float[2,4,4,4] z",
+        "n = BN4(x)\nc = Concat <axis=2> (n, z)\ny = Conv(c, W)",
+        W=(3, 4, 1, 1),
+    ),
+    kept(
+        "the parts of the rows are scaled differently, in front",
+        "axis axis",
+        X + ", float[2,4,4,4] z",
+        "n = BN4(x)\nm = BN4(z)\nc = Concat <axis=2> (n, m)\ny = Conv(c, W)",
+        W=(3, 4, 1, 1),
+    ),
+    kept(
+        "rows that meet once more, another part of them turned",
+        "axis",
+        X,
+        "n = BNscale4(x)\na, b = Split <axis=2, num_outputs=2> (n)\nu = Transpose <perm=[0,3,2,1]> (b)\n"
+        "c = Concat <axis=2> (a, u)\ny = Conv(c, W)",
+        outputs="float[p,q,r,s] y",
+        W=(3, 4, 1, 1),
+    ),
+    kept(
+        "rows that are cut, and a part is an output",
+        "axis",
+        X,
+        "c = Conv(x, W)\na, b = Split <axis=2, num_outputs=2> (c)\ny = BN3(b)",
+        outputs="float[2,3,2,4] y, float[2,3,2,4] a",
+        W=(3, 4, 1, 1),
+    ),
+    kept(
+        "rows that are cut, and the parts are scaled differently",
+        "axis axis",
+        X,
+        "c = Conv(x, W)\na, b = Split <axis=2, num_outputs=2> (c)\nn = BN3(a)\nm = BN3(b)\ny = Add(n, m)",
+        W=(3, 4, 1, 1),
+    ),
+    kept(
+        "rows that are cut and come back in two pieces that are scaled differently",
+        "axis",
+        X,
+        "c = Conv(x, W)\na, b = Split <axis=2, num_outputs=2> (c)\nf = Concat <axis=1> (a, b)\ny = BN6(f)",
+        W=(3, 4, 1, 1),
+    ),
+    kept(
         "Concat with a computed part",
         "no-producer",
         "float[2,4,4,4] x, float[2,4,4,4] z",
@@ -151,7 +196,33 @@ KEPT = [
     ),
 ]
 
+ROWS = "a, b = Split <axis=2> ({}, e)\n"
+
 FOLDS = [
+    case(
+        "in front of rows that are cut and joined",
+        "float[2,4,4,4] x",
+        "n = BN4(x)\n" + ROWS.format("n") + "d = Identity(a)\nc = Concat <axis=-2> (b, d, b)\ny = Conv(c, W)",
+        W=(3, 4, 1, 1),
+        e=[1, 3],
+    ),
+    case(
+        "behind rows that are cut and joined",
+        "float[2,4,4,4] x",
+        "c = Conv(x, W)\n" + ROWS.format("c") + "d = Identity(a)\nf = Concat <axis=2> (b, d)\ny = BN3(f)",
+        W=(3, 4, 1, 1),
+        e=[1, 3],
+    ),
+    case(
+        "behind rows one part of which only a Shape reads",
+        "float[2,4,4,4] x",
+        "c = Conv(x, W)\n"
+        + ROWS.format("c")
+        + "s = Shape(a)\nn = BN3(b)\nf = Cast <to=1> (s)\nm = ReduceMax <keepdims=0> (f)\n"
+        "y = Div(n, m)",
+        W=(3, 4, 1, 1),
+        e=[2, 2],
+    ),
     case("Concat on the channels", X, TWO + "c = Concat <axis=1> (a, b)\ny = BN8(c)", W=W, V=V),
     case("Concat on the channels, negative axis", X, TWO + "c = Concat <axis=-3> (a, b)\ny = BN8(c)", W=W, V=V),
     case("Concat elsewhere", X, "a = Conv(x, W)\nb = Conv(x, U)\nc = Concat <axis=2> (a, b)\ny = BN3(c)", W=W, U=W),
