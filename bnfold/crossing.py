@@ -14,11 +14,11 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.carry.step import Edit, Step
+from bnfold.chain import Chain, compose
 from bnfold.graph import Node
 
 if TYPE_CHECKING:
     from bnfold.plan import ScopePlan
-from bnfold.chain import Chain, compose
 
 __all__ = ["SCALE", "SHIFT", "backward", "forward", "undone", "widen"]
 
