@@ -73,6 +73,8 @@ class Chain:
         """Continue with all members of the chain behind; ``affine`` is that of both from now on."""
         for member in later.members:
             self.append(member, affine)
+        self.rewritten |= later.rewritten
+        self.moved = self.moved or later.moved
         later.members = []
 
     @property

@@ -106,10 +106,10 @@ def _composed(plan: ScopePlan, chain: Chain, affine: Affine, norm: AffineNode | 
 
 
 def join_neighbours(plan: ScopePlan) -> None:
-    """Tie together what stands in a row only now that other readers in between are gone."""
-    last = {chain.output: chain for chain in plan.chains if chain.waiting and not chain.rewritten}
+    """Tie together what stands in a row, or along one axis, only now that other things are gone."""
+    last = {chain.output: chain for chain in plan.chains if chain.waiting}
     for chain in plan.chains:
-        before = last.get(chain.data) if chain.waiting and not chain.rewritten else None
+        before = last.get(chain.data) if chain.waiting else None
         if before is None or chain.data in plan.scope.output_set:
             continue
         readers = [use for use in plan.value_readers(chain.data) if plan.looked_at(use.node)]
