@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bnfold import dtypes
 from bnfold.affine import Affine, Vector
 from bnfold.carry.step import Edit, Step
 from bnfold.chain import Chain, compose
@@ -62,7 +63,7 @@ def forward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> Step
     if _commute(plan, chain, affine):
         return Step(((chain.output, affine),))
     placed = _placed(plan, chain, affine) if widen and own.shifts and not (own.scales and affine.shifts) else None
-    if placed is None or not placed.scale.all():
+    if placed is None or not _may_follow(chain, placed):
         return None
     ahead = Affine(1.0 / placed.scale, placed.shift / placed.scale, placed.axis)  # s * (a * x + (b + t) / s)
     last = chain.members[-1].node
@@ -76,7 +77,7 @@ def undone(plan: ScopePlan, chain: Chain, scale: Affine) -> tuple[Edit, ...] | N
     """What the chain's shift takes so that its own scale can go behind it, ``a * x + b = a * (x + b / a)``; None when
     that cannot be."""
     placed = _placed(plan, chain, scale)
-    if placed is None or not placed.scale.all():
+    if placed is None or not _may_follow(chain, placed):
         return None
     edit = Edit(chain.members[-1].node, SHIFT, Affine(1.0 / placed.scale, placed.shift, placed.axis))
     return (edit,) if edit.affine.finite and _expressible(plan, chain, (edit,)) else None
@@ -93,6 +94,12 @@ def widen(chain: Chain, edit: Edit) -> None:
         chain.affine = Affine.of(both.scale, own.shift, both.axis)
     else:
         chain.affine = Affine.of(own.scale, both.shift, both.axis)
+
+
+def _may_follow(chain: Chain, scale: Affine) -> bool:
+    """Whether a sum can do without the scale in front of it, which in float16 often keeps it from overflowing."""
+    half = chain.members[0].node.scope.shapes.element_type(chain.output) == dtypes.FLOAT16
+    return bool(scale.scale.all()) and not (half and bool((np.abs(scale.scale) < 1.0).any()))
 
 
 def _commute(plan: ScopePlan, chain: Chain, affine: Affine) -> bool:

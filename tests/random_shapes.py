@@ -307,6 +307,8 @@ class RandomShapes(Layers):
         space = self.rank(data) - 2
         scales = self.plain([1, self.pick(1, 1, 1, 2), *[self.pick(1, 1, 2, 1.5) for _ in range(space)]], np.float32)
         mode = self.pick("nearest", "nearest", "linear", "cubic" if self.opset >= 11 else "nearest")
+        if mode != "nearest":  # weights such as a third, and as align_corners has them, sum to one only in real numbers
+            self.exact = self.exact and powers_of_two(self.constants[scales]) and self.opset < 11
         if self.opset < 9:
             self.node("Upsample", [data], scales=self.constants[scales].tolist(), mode=mode)
         elif self.opset < 11:

@@ -136,6 +136,9 @@ def _around_constants(node: Node, position: int, affine: Affine, *, shifts: bool
     undone = Affine(1.0 / affine.scale, -affine.shift / affine.scale if shifts else 0 * affine.shift, affine.axis)
     if not undone.finite:
         return Refusal("overflow", f"the scale in front of {node.op} '{node.label}' is too small to undo", node.label)
+    overflow = _may_overflow(node, affine)
+    if overflow is not None:
+        return overflow
     one = Affine.of(1.0)
     step = onto_inputs(node, [one if i == position else undone for i in range(len(node.inputs))])
     return step if isinstance(step, Refusal) else Step(((node.outputs[0], onward),), step.edits)
@@ -153,7 +156,7 @@ def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal
 
 
 def _may_overflow(node: Node, affine: Affine) -> Refusal | None:
-    """In float16 a scale below one in front of a product is often what keeps the product from overflowing."""
+    """In float16 a scale below one in front of a product or sum is often what keeps it from overflowing."""
     if node.scope.shapes.element_type(node.outputs[0]) != dtypes.FLOAT16 or not (np.abs(affine.scale) < 1.0).any():
         return None
     return Refusal("overflow", f"without the scale in front of it, '{node.label}' may overflow in float16", node.label)

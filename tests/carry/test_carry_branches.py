@@ -68,6 +68,21 @@ KEPT = [
         "m = BNpos4(x)\np = Max(m, z)\ny = Conv(p, W)",
         W=W,
     ),
+    *[
+        kept(
+            f"in front of a sum with a stored tensor in float16: {what}",
+            codes,
+            "float16[2,4,4,4] x",
+            f"m = Mul(x, o)\nq = Relu(m)\np = Add(q, k)\ny = Conv {pads} (p, W)",
+            W=np.ones((3, 4, 1, 1), np.float16),
+            o=np.float16([1, 0.5, 2, 4]).reshape(4, 1, 1),
+            k=np.float16(k),
+        )
+        for what, codes, pads, k in (
+            ("along two axes", "overflow", "<pads=[0,0,0,0]>", np.eye(4)),
+            ("along another axis", "no-producer shift", "<pads=[0,0,0,0]>", [1, 2, 3, 4]),
+        )
+    ],
     kept(
         "in front of Max: the rank is not known",
         "shape-unknown",
