@@ -56,7 +56,6 @@ def collect(plan: ScopePlan) -> None:
         if isinstance(found, Refusal):
             plan.refused[node.index] = found
         elif found is not None:
-            plan.affines[node.index] = found
             _link(plan, found)
 
 

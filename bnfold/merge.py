@@ -13,12 +13,14 @@ from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker
 
-__all__ = ["lighten", "merge"]
+__all__ = ["merge"]
 
 
 def merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     """Move a chain into another one that stays, or keep half of it, where that saves operators; returns whether it
     did."""
+    if chain.widened:
+        return _lighten(plan, walker, chain)
     readers = frozenset((chain.members[0].node.index,))
     route = walker.backward(chain.data, chain.affine, readers)
     if isinstance(route, Route) and route.cost == 0:
@@ -82,7 +84,7 @@ def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int
     return False
 
 
-def lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+def _lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     """Let the scale of a chain go whose shift alone has a second axis; returns whether it did."""
     own = chain.affine
     if not (own.scales and own.shifts) or any(edit.slot == crossing.SCALE for edit in chain.widened):

@@ -46,7 +46,7 @@ class ScopePlan:
     Attributes:
         chains: all chains, in graph order.
         refused: batch norms that are no affine, and affines that options exclude, by node index.
-        affines: members of chains that stay, by node index; gone: members that disappear.
+        chain_of: the chain of each member, by node index; gone: members that disappear.
         out, into: the affine each linear node takes behind and in front of it, by node index.
         edits: constants of carrying operators that change.
         adds: MatMuls behind which an Add has to be written.
@@ -63,7 +63,6 @@ class ScopePlan:
         self.limits = limits
         self.chains: list[Chain] = []
         self.refused: dict[int, Refusal] = {}
-        self.affines: dict[int, AffineNode] = {}
         self.chain_of: dict[int, Chain] = {}
         self.gone: dict[int, AffineNode] = {}
         self.out: dict[int, Affine] = {}
@@ -151,7 +150,6 @@ class ScopePlan:
     def remove(self, chain: Chain, *, keeps_input: bool) -> None:
         """The members vanish; what they read (``keeps_input``) or what they make keeps its value."""
         for member in chain.members:
-            self.affines.pop(member.node.index, None)
             self.gone[member.node.index] = member
         for member in chain.members[:-1]:
             self.changed[member.output] = chain

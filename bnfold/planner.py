@@ -21,7 +21,7 @@ from bnfold.affine import Affine
 from bnfold.chain import Chain
 from bnfold.chains import collect, drop_identity, find_dead, join_neighbours
 from bnfold.graph import Node, Scope
-from bnfold.merge import lighten, merge
+from bnfold.merge import merge
 from bnfold.plan import Limits, ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Route
@@ -99,9 +99,7 @@ def _merge_all(plan: ScopePlan, *, widen: bool = False) -> bool:
         # single operator, and one that is taken may leave two.
         late = plan.chains[::-1]
         for chain in (*(c for c in late if c.norm is None), *(c for c in late if c.norm is not None)):
-            if (chain.waiting and merge(plan, walker, chain)) or (
-                chain.widened and chain.staying and lighten(plan, walker, chain)
-            ):
+            if chain.staying and merge(plan, walker, chain):
                 merged = moved = True
     return moved
 
