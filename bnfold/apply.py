@@ -250,8 +250,9 @@ class _Sweep:
 
 def _rewrites(plan: ScopePlan, node: Node, out: Affine | None, into: Affine | None) -> list[Rewrite]:
     add = matmul.bias_add(node) if node.op in matmul.MATMULS else None
-    if add is not None and add.index in plan.gone:
-        add = None
+    chain = None if add is None else plan.chain_of.get(add.index)
+    if chain is not None and (not chain.staying or plan.shrinks(chain)):
+        add = None  # it vanishes, or is written anew with the affines in its row: the product takes its own shift
     if isinstance(dequantized(node, quantized.side(node)), Dequantized):
         assert into is None, "quantized weights take an affine behind the operator only"
         assert out is not None, "only operators that take an affine are rewritten"

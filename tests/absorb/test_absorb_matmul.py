@@ -190,6 +190,15 @@ AFTER = [
 ]
 
 BEFORE = [
+    case(
+        "an Add behind that goes into the norm behind it",
+        "float[3,4] x",
+        "m = Add(x, k)\nc = MatMul(W, m)\na = Add(c, l)\ny = BN4(a)",
+        norms=1,
+        W=(1, 3),
+        k=np.float32(-8),
+        l=np.float32([[-1]]),
+    ),
     case("a vector of weights on the right", "float[2,4] x", "n = BN4(x)\ny = MatMul(n, W)", affines=1, W=(4,)),
     case("a vector of weights on the left", "float[2,4,3] x", "n = BN4(x)\ny = MatMul(W, n)", affines=1, W=(4,)),
     case("rank 2", "float[3,4] x", "n = BN4(x)\ny = MatMul(n, W)", W=(4, 5), holds={"Gemm": 1}),
