@@ -81,7 +81,7 @@ def _leave_identity(chain: Chain, route: Route) -> None:
 def _gains_as_identity(plan: ScopePlan, chain: Chain, length: int) -> bool:
     """Whether an Identity in the place of so many members is a gain, and can be written."""
     shorter = length > 1 or chain.members[0].norm
-    return shorter and plan.may_change(chain) and plan.scope.opset >= 7
+    return shorter and plan.may_change(chain)
 
 
 def _readers_inside(scope: Scope, plans: Plans, tensor: str) -> list[Entry] | None:

@@ -149,7 +149,8 @@ class _Sweep:
         constant = self._writer.new(node, values, data_type, f"{output}_bias")
         inner = self._free.take(f"{output}_product")
         name = self._free.take(f"{node.proto.name or output}_bias_add")
-        self._behind[node.index] = [helper.make_node("Add", [inner, constant], [output], name)]
+        broadcast = {} if self._scope.opset >= 7 else {"broadcast": 1}
+        self._behind[node.index] = [helper.make_node("Add", [inner, constant], [output], name, **broadcast)]
         self._outputs[node.index] = inner
         self._applied.adds += 1
 

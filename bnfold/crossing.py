@@ -110,8 +110,9 @@ def _commute(plan: ScopePlan, chain: Chain, affine: Affine) -> bool:
 
 
 def _placed(plan: ScopePlan, chain: Chain, affine: Affine) -> Affine | None:
-    """The affine with its axis counted from the last one; None where the chain may not change."""
-    if not plan.may_change(chain) or chain.operators_needed() > len(chain.members):
+    """The affine with its axis counted from the last one; None where the chain's constants may not get a second one."""
+    old = plan.scope.opset < 7  # a constant broadcasts along neighbouring axes only
+    if old or not plan.may_change(chain) or chain.operators_needed() > len(chain.members):
         return None
     if affine.uniform:
         return affine

@@ -158,8 +158,6 @@ class ScopePlan:
 
     def may_change(self, chain: Chain) -> bool:
         """Whether a staying chain may be written anew: not when its parameters proved not to fit their type before."""
-        if chain.norm is None and self.scope.opset < 7:
-            return False  # Mul and Add broadcast differently there
         return not any(m.node.index in self.excluded_hosts for m in chain.members)
 
     def shrinks(self, chain: Chain) -> bool:

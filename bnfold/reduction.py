@@ -62,6 +62,7 @@ def _plain(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames) 
     if not steps:
         return [helper.make_node("Identity", [chain.data], [chain.output], last.proto.name)]
     shape, data_type = _constant_shape(scope, chain), _data_type(scope, chain)
+    aligned = _alignment(scope, chain)
     made: list[NodeProto] = []
     source = chain.data
     for op, role, values in steps:
@@ -72,7 +73,7 @@ def _plain(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames) 
         final = len(made) == len(steps) - 1
         output = chain.output if final else free.take(f"{chain.output}_scaled")
         name = last.proto.name if final else free.take(f"{chain.output}_mul")
-        made.append(helper.make_node(op, [source, constant], [output], name))
+        made.append(helper.make_node(op, [source, constant], [output], name, **aligned))
         source = output
     return made
 
@@ -92,8 +93,21 @@ def _constant_shape(scope: Scope, chain: Chain) -> tuple[int, ...]:
     if chain.affine.uniform:
         return ()
     axis = chain.affine.axis
+    if scope.opset < 7:
+        return (chain.affine.scale.size,)
     if axis >= 0:
         rank = scope.shapes.rank(chain.data)
         assert rank is not None, "composing needed it"
         axis -= rank
     return (chain.affine.scale.size, *[1] * (-axis - 1))
+
+
+def _alignment(scope: Scope, chain: Chain) -> dict[str, int]:
+    """Attributes that lay a constant along the chain's axis; from opset 7 on its shape alone does that."""
+    if scope.opset >= 7:
+        return {}
+    if chain.affine.uniform:
+        return {"broadcast": 1}
+    axis = scope.shapes.axis(chain.data, chain.affine.axis)
+    assert axis is not None, "composing needed it"
+    return {"broadcast": 1, "axis": axis}

@@ -57,27 +57,6 @@ def test_must_not_change(line: str, constants: dict[str, Any], code: str | None)
     assert bnfold.fold(model, verify=False).model.SerializeToString() == model.SerializeToString()
 
 
-@pytest.mark.parametrize(
-    "nodes",
-    [
-        "c = Conv(x, W)\na = Add <axis=1, broadcast=1> (c, z)\ny = BN3 <is_test=1> (a)",
-        "a = Mul <axis=1, broadcast=1> (x, k)\ny = Add <axis=1, broadcast=1> (a, k)",
-        "a = Mul <axis=1, broadcast=1> (x, k)\ni = Identity(a)\ny = Mul <axis=1, broadcast=1> (i, k)",
-        "a = MatMul(x, V)\ny = Add(a, full)",
-    ],
-    ids=["computed operand", "nothing to merge into", "nothing to merge into behind a copy", "MatMul"],
-)
-def test_before_opset_7_other_broadcasts_are_left_alone(nodes: str) -> None:
-    constants = {
-        "W": (3, 3, 1, 1),
-        "V": (3, 3),
-        "k": np.float32([2, -1, 4]),
-        "full": np.full((3, 3, 3, 3), 2, np.float32),
-    }
-    model = build("float[3,3,3,3] x, float[3] z", nodes, "float[3,3,3,3] y", opset=6, ir=3, **constants)
-    assert fold(model).model.SerializeToString() == model.SerializeToString()
-
-
 def node(model: ModelProto) -> Node:
     return index_model(files.from_proto(model))[0].nodes[-1]
 

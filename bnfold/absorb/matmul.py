@@ -153,7 +153,7 @@ def after(node: Node) -> Port | Refusal:
     adds = node is matmul and not becomes_gemm(matmul)
     _, kept = _weight_axes(matmul, side)
     channels = _as_matrix(side, weight)[kept]
-    return Port(matmul, -1 if side == 1 else -2, channels, _no_add(matmul) if adds else None, adds)
+    return Port(matmul, -1 if side == 1 else -2, channels, _no_add(matmul, side) if adds else None, adds)
 
 
 def before(node: Node, position: int) -> Port | Refusal:
@@ -172,7 +172,7 @@ def before(node: Node, position: int) -> Port | Refusal:
     if _batches_transposed(node):
         return Refusal("blocked", f"{node.label} transposes batches", node.label, lasting=True)
     adds = bias_add(node) is None and not becomes_gemm(node)
-    shift = shift or (_no_add(node) if adds else None)
+    shift = shift or (_no_add(node, side) if adds else None)
     summed, _ = _weight_axes(node, side)
     flipped = bool(node.integer("transA" if side == 1 else "transB", 0))
     terms = _as_matrix(side, weight)[summed]
@@ -184,9 +184,9 @@ def _no_matrix(node: Node) -> Refusal:
     return Refusal("shape-unknown", f"'{node.inputs[1]}' is not known to be a matrix", node.label, lasting=True)
 
 
-def _no_add(node: Node) -> Refusal | None:
-    """Before opset 7 an Add does not broadcast from the last axis, so none is written."""
-    if node.scope.opset >= 7:
+def _no_add(node: Node, side: int) -> Refusal | None:
+    """Before opset 7 an Add along the rows would need to know how many axes there are."""
+    if node.scope.opset >= 7 or side == 1:
         return None
     return Refusal("shift", f"before opset 7 no Add can follow {node.label}", node.label)
 
