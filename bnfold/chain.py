@@ -11,7 +11,10 @@ from bnfold.read import AffineNode
 from bnfold.refusals import Refusal
 from bnfold.route import Route
 
-__all__ = ["Chain", "compose"]
+SCALE, SHIFT = "scale", "shift"
+"""The constants of a chain, as slots of an edit of its last operator."""
+
+__all__ = ["SCALE", "SHIFT", "Chain", "compose"]
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +93,18 @@ class Chain:
         """Operators that express this chain's affine when nothing takes it."""
         if self.norm is not None:
             return 1
-        return int(self.affine.scales) + int(self.affine.shifts)
+        return self.operators_for(self.affine)
+
+    def operators_for(self, affine: Affine) -> int:
+        """Plain operators that express an affine in this chain's place."""
+        return 1 if self.subtracts(affine) else int(affine.scales) + int(affine.shifts)
+
+    def subtracts(self, affine: Affine) -> bool:
+        """Whether the affine in this chain's place is one Sub, ``shift - x``."""
+        if self.members[0].node.scope.opset < 7:  # only the second operand broadcasts there
+            return False
+        turned = affine.shifts and bool((affine.scale == -1.0).all())
+        return turned and not any(edit.slot == SCALE for edit in self.widened)
 
 
 def compose(scope: Scope, tensor: str, first: Affine, second: Affine) -> Affine | None:

@@ -108,16 +108,28 @@ def join_neighbours(plan: ScopePlan) -> None:
     """Tie together what stands in a row, or along one axis, only now that other things are gone."""
     last = {chain.output: chain for chain in plan.chains if chain.waiting}
     for chain in plan.chains:
-        before = last.get(chain.data) if chain.waiting else None
-        if before is None or chain.data in plan.scope.output_set:
+        source = _source(plan, chain.data) if chain.waiting else None
+        before = None if source is None else last.get(source)
+        if before is None or source in plan.scope.output_set:
             continue
-        readers = [use for use in plan.value_readers(chain.data) if plan.looked_at(use.node)]
+        readers = [use for use in plan.value_readers(before.output) if plan.looked_at(use.node)]
         both = _composed(plan, before, chain.affine, chain.norm) if len(readers) == 1 else None
         if both is not None:
             plan.chain_of.update((member.node.index, before) for member in chain.members)
             before.take_over(chain, both)
             last[before.output] = before
     plan.chains = [chain for chain in plan.chains if chain.members]
+
+
+def _source(plan: ScopePlan, tensor: str) -> str | None:
+    """The tensor that it is now, once affines in front of it have vanished; None when others read it on the way."""
+    producer = plan.scope.producer(tensor)
+    while producer is not None and producer.index in plan.gone:
+        if tensor in plan.scope.output_set or len(plan.scope.readers(tensor)) != 1:
+            return None
+        tensor = plan.gone[producer.index].data
+        producer = plan.scope.producer(tensor)
+    return tensor
 
 
 def drop_identity(plan: ScopePlan, chain: Chain) -> None:

@@ -15,16 +15,13 @@ import numpy as np
 from bnfold import dtypes
 from bnfold.affine import Affine, Vector
 from bnfold.carry.step import Edit, Step
-from bnfold.chain import Chain, compose
+from bnfold.chain import SCALE, SHIFT, Chain, compose
 from bnfold.graph import Node
 
 if TYPE_CHECKING:
     from bnfold.plan import ScopePlan
 
-__all__ = ["SCALE", "SHIFT", "backward", "forward", "undone", "widen"]
-
-SCALE, SHIFT = "scale", "shift"
-"""The constants of a chain, as slots of an edit of its last operator."""
+__all__ = ["backward", "forward", "undone", "widen"]
 
 
 def backward(plan: ScopePlan, node: Node, affine: Affine, *, widen: bool) -> list[Step]:
@@ -112,7 +109,7 @@ def _commute(plan: ScopePlan, chain: Chain, affine: Affine) -> bool:
 def _placed(plan: ScopePlan, chain: Chain, affine: Affine) -> Affine | None:
     """The affine with its axis counted from the last one; None where the chain's constants may not get a second one."""
     old = plan.scope.opset < 7  # a constant broadcasts along neighbouring axes only
-    if old or not plan.may_change(chain) or chain.operators_needed() > len(chain.members):
+    if old or not plan.may_change(chain) or int(chain.affine.scales) + int(chain.affine.shifts) > len(chain.members):
         return None
     if affine.uniform:
         return affine

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnfold import crossing
 from bnfold.affine import Affine
-from bnfold.chain import Chain, compose
+from bnfold.chain import SCALE, Chain, compose
 from bnfold.chains import joins_outputs
 from bnfold.plan import ScopePlan
 from bnfold.refusals import Refusal
@@ -87,7 +87,7 @@ def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int
 def _lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     """Let the scale of a chain go whose shift alone has a second axis; returns whether it did."""
     own = chain.affine
-    if not (own.scales and own.shifts) or any(edit.slot == crossing.SCALE for edit in chain.widened):
+    if not (own.scales and own.shifts) or any(edit.slot == SCALE for edit in chain.widened):
         return False
     going, undone = own.only_scale(), crossing.undone(plan, chain, own.only_scale())
     for backward in (True, False) if undone is not None else (True,):

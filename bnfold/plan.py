@@ -211,7 +211,6 @@ class ScopePlan:
             return both.uniform or (
                 self.scope.shapes.axis(chain.data, both.axis) == 1 and both.scale.size == chain.norm.affine.scale.size
             )
-        needed = int(both.scales) + int(both.shifts)
         if both.scale.size != chain.affine.scale.size:
             return False
-        return needed <= min(len(chain.members), max(chain.operators_needed(), 1))
+        return chain.operators_for(both) <= min(len(chain.members), max(chain.operators_needed(), 1))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from bnfold.affine import Affine
-from bnfold.chain import Chain
+from bnfold.chain import SCALE, SHIFT, Chain
 from bnfold.graph import Node, Scope
 from bnfold.names import FreeNames
 from bnfold.read import AffineNode
@@ -55,10 +55,11 @@ def _norm(scope: Scope, chain: Chain, norm: AffineNode, writer: ConstantWriter) 
 
 
 def _plain(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames) -> list[NodeProto]:
-    """A Mul, an Add, or both; an Identity where both have nothing to do but two names have to stay."""
+    """A Mul, an Add, or both, or a Sub; an Identity where nothing is to be done but two names have to stay."""
     last = chain.members[-1].node
-    steps = [("Mul", "scale", chain.affine.scale)] if chain.affine.scales else []
-    steps += [("Add", "shift", chain.affine.shift)] if chain.affine.shifts else []
+    turned = chain.subtracts(chain.affine)
+    steps = [("Mul", SCALE, chain.affine.scale)] if chain.affine.scales and not turned else []
+    steps += [("Sub" if turned else "Add", SHIFT, chain.affine.shift)] if chain.affine.shifts else []
     if not steps:
         return [helper.make_node("Identity", [chain.data], [chain.output], last.proto.name)]
     shape, data_type = _constant_shape(scope, chain), _data_type(scope, chain)
@@ -73,7 +74,8 @@ def _plain(scope: Scope, chain: Chain, writer: ConstantWriter, free: FreeNames) 
         final = len(made) == len(steps) - 1
         output = chain.output if final else free.take(f"{chain.output}_scaled")
         name = last.proto.name if final else free.take(f"{chain.output}_mul")
-        made.append(helper.make_node(op, [source, constant], [output], name, **aligned))
+        operands = [constant, source] if turned else [source, constant]
+        made.append(helper.make_node(op, operands, [output], name, **aligned))
         source = output
     return made
 

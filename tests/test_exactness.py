@@ -331,6 +331,12 @@ MERGES = [
     case(
         "Mul Add Mul Add", X, "a = Mul(x, k)\nb = Add(a, k)\nd = Mul(b, l)\ny = Add(d, l)", k=(5,), l=(1, 5), affines=2
     ),
+    case("Neg, Add is one Sub", X, "a = Neg(x)\ny = Add(a, k)", k=(4, 1, 1), affines=1),
+    case("Sub, and an Add of nothing", X, "a = Sub(k, x)\ny = Add(a, z)", k=(4, 1, 1), z=np.float32([0]), affines=1),
+    case("a sum becomes part of two Subs", X, "i = Floor(x)\na = Add(i, k)\ny = Sub(l, a)\nz = Sub(k, a)",
+         outputs="float[2,4,5,5] y, float[2,4,5,5] z", k=np.float32(1), l=np.float32(3), affines=2),
+    case("along rows once a norm in between is gone", "float[N,1,2,4] x",
+         "a = BN1(x)\nn = Mul(a, r)\nb = BNshift1(n)\ny = Add(b, l)", r=(4,), l=(1, 1, 4), affines=2),
     case("Sub Sub is nothing", X, "a = Sub(k, x)\nb = Sub(k, a)\ny = Relu(b)", k=(4, 1, 1)),
     case(
         "norm of norm through Relu and Transpose",
