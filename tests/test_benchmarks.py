@@ -87,7 +87,7 @@ def counts(norms: int, *, right: bool = True, narrowed: bool = False, hidden: in
 )
 def test_like_is_compared_with_like(bnfold: Any, frozen: Any, peer: Any, expected: int) -> None:
     leftovers = module("leftovers")
-    after = {"bnfold": bnfold, "peer": peer} | ({leftovers.FROZEN: {**frozen, "narrowed": True}} if frozen else {})
+    after = {leftovers.GELU: bnfold, "peer": peer} | ({leftovers.FROZEN: {**frozen, "narrowed": True}} if frozen else {})
     assert leftovers.fewer({"before": {"norms": 5, "affine": 0}, "after": after}, "peer") == expected
 
 

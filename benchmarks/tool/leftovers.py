@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from timing import Settings
 
-TOOLS = ("bnfold", *PEERS)
+OWN = (GELU, "bnfold")
+TOOLS = (*OWN, *PEERS)
 FOOTNOTE = """\
 `*`: the tool took inputs off the model, initializers that callers may override. `bnfold --freeze` does the same, so
-those cells compare with bnfold's cell with the asterisk. `†`: with `bnfold --fold-gelu`, shown where it folds more;
-without it bnfold leaves the operators of a written-out Gelu, as runtimes fuse them and are slower without one. A fused
-operator counts as the affine operators inside it (a Gelu as the Div, Add and Mul it is made of), since they are hidden,
-not folded. A wrong or missing model counts as the model before."""
+those cells compare with bnfold's cell with the asterisk. `--fold-gelu` folds all that is exactly foldable; as it comes,
+bnfold leaves the operators of a written-out Gelu, since runtimes fuse them and are slower without one. A fused operator
+counts as the affine operators inside it (a Gelu as the Div, Add and Mul it is made of), since they are hidden, not
+folded. A wrong or missing model counts as the model before."""
 
 
 def measure(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
@@ -33,7 +34,7 @@ def measure(tools: Tools, settings: Settings) -> Iterator[dict[str, Any]]:
             return
         recipe = settings.work / "recipe.json"
         recipe.write_text(json.dumps(entry.recipe))
-        before, after = results(entry, recipe, (*TOOLS, GELU), tools, settings)
+        before, after = results(entry, recipe, TOOLS, tools, settings)
         if any(result.get("narrowed") for result in after.values()):
             after |= results(entry, recipe, (FROZEN,), tools, settings)[1]
         row = {"model": entry.name, "group": entry.group, "before": before, "after": after}
@@ -91,14 +92,14 @@ def usable(row: dict[str, Any], tool: str, *, narrowed: bool) -> dict[str, Any]:
 
     ``narrowed`` says whether a result counts that lost inputs; it is bnfold's with ``--freeze`` then.
     """
-    if narrowed and tool in ("bnfold", GELU) and FROZEN in row["after"]:
+    if narrowed and tool in OWN and FROZEN in row["after"]:
         tool = FROZEN
     after: dict[str, Any] = row["after"][tool]
     before: dict[str, Any] = row["before"]
     return after if after["right"] and (narrowed or not after.get("narrowed")) else before
 
 
-def fewer(row: dict[str, Any], tool: str, bnfold: str = "bnfold") -> int:
+def fewer(row: dict[str, Any], tool: str, bnfold: str = GELU) -> int:
     """1 when bnfold leaves fewer than the tool, -1 when it leaves more, 0 when as many; like with like."""
     narrowed = bool(row["after"][tool].get("narrowed"))
     mine, theirs = (total(usable(row, name, narrowed=narrowed)) for name in (bnfold, tool))
@@ -110,7 +111,6 @@ def fewer(row: dict[str, Any], tool: str, bnfold: str = "bnfold") -> int:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: one line per model, totals, and in how many models bnfold leaves more than the best tool."""
-    peers = TOOLS[1:]
     text = ["| model | before | " + " | ".join(TOOLS) + " |", "|---|" + "---|" * (len(TOOLS) + 1)]
     for row in rows:
         cells = [cell(row, tool) for tool in TOOLS]
@@ -123,29 +123,25 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     text.append(f"| **all, with `*`** | {before} | " + " | ".join(all_of) + " |")
     wrong = [str(sum(not row["after"][tool]["right"] for row in rows)) for tool in TOOLS]
     text.append("| wrong or missing |  | " + " | ".join(wrong) + " |")
-    for title, sign in (("models where bnfold leaves fewer", 1), ("models where bnfold leaves more", -1)):
-        counts = [str(sum(fewer(row, tool) == sign for row in rows)) for tool in peers]
-        text.append(f"| {title} |  |  | " + " | ".join(counts) + " |")
-    default, folding_gelus = (
-        [row["model"] for row in rows if any(fewer(row, tool, mine) < 0 for tool in peers)] for mine in ("bnfold", GELU)
-    )
-    names = f" ({', '.join(default)})" if default else ""
-    verdict = (
-        f"Models where bnfold leaves more than the best right result of any tool: **{len(default)}**{names}, "
-        f"and **{len(folding_gelus)}** with `--fold-gelu`."
-    )
+    for title, sign in ((f"models where {GELU} leaves fewer", 1), (f"models where {GELU} leaves more", -1)):
+        counts = [str(sum(fewer(row, tool) == sign for row in rows)) for tool in PEERS]
+        text.append(f"| {title} |" + "  |" * (len(OWN) + 1) + "".join(f" {n} |" for n in counts))
+    more = {own: [row["model"] for row in rows if any(fewer(row, tool, own) < 0 for tool in PEERS)] for own in OWN}
+    found = [
+        f"**{len(names)}**{' (' + ', '.join(names) + ')' if names else ''} for `{own}`" for own, names in more.items()
+    ]
+    verdict = f"Models where more is left than by the best right result of any other tool: {', '.join(found)}."
     return "\n".join([*text, "", verdict, "", FOOTNOTE])
 
 
 def cell(row: dict[str, Any], tool: str) -> str:
-    """``norms+affine``, what is wrong with it, and for bnfold other pairs, with the options that fold more."""
+    """``norms+affine``, what is wrong with it, and for bnfold that with ``--freeze`` where a tool took inputs off."""
     after = row["after"][tool]
     if "norms" not in after:
         return "-"
     text = left(after) + ("*" if after["narrowed"] else "") + ("" if after["right"] else " wrong")
-    others = [(row["after"].get(FROZEN), "*"), (row["after"].get(GELU), "†")] if tool == "bnfold" else []
-    pairs = [left(found) + mark for found, mark in others if found and "norms" in found]
-    return ", ".join([text, *(pair for pair in pairs if not pair.endswith("†") or pair[:-1] != left(after))])
+    frozen = row["after"].get(FROZEN) if tool in OWN else None
+    return f"{text}, {left(frozen)}*" if frozen and "norms" in frozen else text
 
 
 def sums(counts: Sequence[dict[str, Any]]) -> str:
