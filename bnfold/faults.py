@@ -58,17 +58,23 @@ def state_outputs(scope: Scope, graph: Any) -> bool:
 
 def _wrong(node: Node) -> bool:
     """Pools that count windows in the padding at the end, Slices that keep the names of what they cut or are followed
-    as if they cut nothing, and what ConvTranspose makes of SAME with output padding."""
+    as if they cut nothing, what ConvTranspose makes of SAME with output padding, and norms of what has no channels
+    left."""
     opset = node.scope.opset
     same = node.string("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     if node.op in ("MaxPool", "AveragePool", "LpPool") and opset < 22:
         return bool(node.integer("ceil_mode", 0)) and (same or any(node.integers("pads") or ()))
+    if node.op == "BatchNormalization":
+        source = node.scope.shapes.inferred(node.inputs[0])
+        return source is not None and source[1:2] == (0,)
     if node.op == "Slice":
         return opset == 10 or any(node.input(i) and constant_ints(node, "", i) is None for i in (1, 2, 3, 4))
     return node.op == "ConvTranspose" and same and any(node.integers("output_padding") or ())
 
 
 def _dims(node: Node, source: Dims) -> Dims:
+    if node.op == "BatchNormalization":
+        return source
     if node.op == "Slice":
         return _sliced(node, source)
     if node.op == "ConvTranspose":

@@ -117,6 +117,14 @@ def test_a_slice_of_opset_10_does_not_keep_the_name_of_what_it_cuts() -> None:
     assert sizes(shapes(stepped), "s") == (None, None, "C")
 
 
+def test_what_follows_a_norm_of_no_channels_keeps_its_type() -> None:
+    """onnx refuses to infer a norm with one parameter for none."""
+    text = "s = Slice(x, e, e, one)\nb = BN1(s)\nn = Neg(b)\ny = Relu(n)"
+    found = shapes(build("float[B,1,H] x", text, "float[p,q,r] y", e=[1], one=[1]))
+    assert found.element_type("n") == 1
+    assert found.inferred("n") == ("B", 0, "H")
+
+
 def test_what_follows_a_slice_of_opset_10_is_inferred_from_what_it_makes() -> None:
     text = "s = Slice(x, st, en)\nt = Slice(s, st, en)\nq = Softmax(t)\nu = Squeeze<axes=[0]>(q)\ny = Relu(u)"
     found = shapes(build("float[3,4] x", text, "float[p] y", opset=10, st=[0], en=[1]))
