@@ -78,7 +78,7 @@ class Chain:
             self.append(member, affine)
         self.rewritten |= later.rewritten
         self.moved = self.moved or later.moved
-        later.members = []
+        later.members, later.into_chain = [], self
 
     @property
     def staying(self) -> bool:

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from bnfold import blobs, dtypes
 from bnfold.errors import ModelReadError, printable
+from bnfold.expressions import LIMIT, evaluate, result_size
 
 if TYPE_CHECKING:
     from bnfold.blobs import Blob
+    from bnfold.dimensions import Dims
     from bnfold.graph import Node, Scope
-
-EXPRESSION_LIMIT = 1 << 27
-"""Elements above which an expression of constants is not evaluated: 512 MiB of float32."""
 
 EXPRESSION_DEPTH = 64
 """Nested operators above which an expression is not looked into."""
@@ -32,8 +31,8 @@ EXPRESSION_DEPTH = 64
 _EXPRESSION_OPS = frozenset(
     """
     Abs Add Cast CastLike Clip Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log
-    MatMul Max Min Mul Neg Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceSum ReduceSumSquare Relu
-    Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze
+    MatMul Max Mean Min Mul Neg Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare
+    Relu Reshape Shape Sigmoid Size Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
     """.split()
 )
 
@@ -162,11 +161,11 @@ def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None
     for source in node.inputs:
         constant = scope.constants.get(source, depth + 1) if source else None
         if source and constant is None:
-            return None
+            return _part_of_shape(scope, name, node) if node.op in ("Gather", "Slice") else None
         inputs.append(constant)
-    if not inputs or _result_size(node, inputs) > EXPRESSION_LIMIT:
+    if not inputs or result_size(node, inputs) > LIMIT:
         return None
-    value = _evaluate(node, inputs, node.outputs.index(name))
+    value = evaluate(node, inputs, node.outputs.index(name))
     if value is None:
         return None
     from onnx import helper
@@ -192,7 +191,7 @@ def _constant_node(scope: Scope, name: str, node: Node) -> Constant | None:
 def _dense(scope: Scope, name: str, node: Node, sparse: SparseTensorProto) -> Constant | None:
     """A sparse constant written out: indices are places in the flattened tensor, or one row of them for each value."""
     dims, kind = tuple(sparse.dims), sparse.values.data_type
-    if math.prod(dims) > EXPRESSION_LIMIT or kind not in dtypes.FLOATS or scope.model.blob(sparse.values) is not None:
+    if math.prod(dims) > LIMIT or kind not in dtypes.FLOATS or scope.model.blob(sparse.values) is not None:
         return None
     try:
         values, places = dtypes.tensor_array(sparse.values), dtypes.tensor_array(sparse.indices)
@@ -219,7 +218,7 @@ def _cast_like(scope: Scope, name: str, node: Node, depth: int) -> Constant | No
     """A constant cast to the type of a tensor that need not be constant itself."""
     constant = scope.constants.get(node.inputs[0], depth + 1)
     target = scope.shapes.element_type(node.inputs[1])
-    if constant is None or target is None or constant.size > EXPRESSION_LIMIT:
+    if constant is None or target is None or constant.size > LIMIT:
         return None
     if target not in dtypes.FLOATS or not constant.floating:
         return None
@@ -230,63 +229,36 @@ def _cast_like(scope: Scope, name: str, node: Node, depth: int) -> Constant | No
 
 def _shape_of(scope: Scope, name: str, node: Node) -> Constant | None:
     """The shape of a tensor is constant where every dimension that is asked for is a known number."""
-    dims = scope.shapes.known_dims(node.inputs[0])
-    if dims is None:
-        return None
-    chosen = dims
-    if node.op == "Shape":
-        start = node.integer("start", 0)
-        end = node.integer("end", len(dims))
-        chosen = dims[slice(start, end)]
-    if not all(isinstance(d, int) for d in chosen):
+    chosen = _asked_for(node)
+    if chosen is None or not all(isinstance(d, int) for d in chosen):
         return None
     numbers = [int(d) for d in chosen if isinstance(d, int)]
     value = np.array(numbers, np.int64) if node.op == "Shape" else np.array(math.prod(numbers), np.int64)
     return Constant(scope, name, TensorProto.INT64, value.shape, None, node, value)
 
 
-def _result_size(node: Node, inputs: list[Constant | None]) -> int:
-    """An upper bound on the elements of the result, without making it."""
-    given = [c for c in inputs if c is not None]
-    if node.op in ("ConstantOfShape", "Expand", "Tile"):
-        target = given[-1]
-        if target.size > 64 or target.floating:
-            return EXPRESSION_LIMIT + 1
-        factors = [abs(int(v)) for v in target.array().ravel()]
-        if node.op != "ConstantOfShape":
-            factors.append(max(given[0].size, 1))
-        return math.prod(factors)
-    if node.op == "Range":
-        whole = len(given) == 3 and all(c.size == 1 for c in given)
-        return _range_size(given) if whole else EXPRESSION_LIMIT + 1
-    if node.op == "Concat":
-        return sum(c.size for c in given)
-    if node.op == "MatMul":  # rows times columns, more than enough for stacks
-        summed = max(given[0].dims[-1] if given[0].dims else 1, 1)
-        return (given[0].size // summed) * (given[1].size // summed)
-    if node.op == "Gather":
-        return given[0].size * max(given[1].size, 1)
-    try:
-        return math.prod(np.broadcast_shapes(*(c.dims for c in given)))
-    except ValueError:
-        return max(c.size for c in given)
+def _asked_for(node: Node) -> Dims | None:
+    """The dimensions that a Shape or Size looks at."""
+    dims = node.scope.shapes.known_dims(node.inputs[0])
+    if dims is None or node.op == "Size":
+        return dims
+    return dims[slice(node.integer("start", 0), node.integer("end", len(dims)))]
 
 
-def _range_size(given: list[Constant]) -> int:
-    start, limit, delta = (float(c.float64().reshape(())) for c in given)
-    steps = (limit - start) / delta if delta else math.nan
-    return max(0, math.ceil(steps)) if math.isfinite(steps) else EXPRESSION_LIMIT + 1
-
-
-def _evaluate(node: Node, inputs: list[Constant | None], output: int) -> NDArray[Any] | None:
-    """Run one node through onnx's reference evaluator; None when it cannot (the tensor is then not a constant)."""
-    from onnx.reference import ReferenceEvaluator
-
-    feeds = {name: c.array() for name, c in zip(node.inputs, inputs, strict=True) if c is not None}
-    try:
-        with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(node.proto, opsets={"": node.scope.opset}).run(None, feeds)
-    except Exception:  # an operator the evaluator lacks, or a malformed node: not constant, whatever the cause
+def _part_of_shape(scope: Scope, name: str, node: Node) -> Constant | None:
+    """What a Gather or Slice takes of a Shape, when just these dimensions are known numbers."""
+    shape = scope.producers.get(node.inputs[0])
+    dims = None if shape is None or shape.op != "Shape" else _asked_for(shape)
+    places = np.arange(len(dims)) if dims is not None else None
+    if dims is None or places is None:
         return None
-    value = results[output]
-    return value if isinstance(value, np.ndarray) else np.asarray(value)
+    given: list[Constant | None] = [_stored(scope, name, numpy_helper.from_array(places), None)]
+    given += [scope.constants.get(source) if source else None for source in node.inputs[1:]]
+    if any(constant is None for source, constant in zip(node.inputs, given, strict=True) if source):
+        return None
+    taken = evaluate(node, given, 0)
+    chosen = [] if taken is None else [dims[place] for place in taken.ravel()]
+    if taken is None or not all(isinstance(d, int) for d in chosen):
+        return None
+    value = np.array(chosen, np.int64).reshape(taken.shape)
+    return Constant(scope, name, TensorProto.INT64, value.shape, None, node, value)

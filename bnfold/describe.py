@@ -120,13 +120,20 @@ def _sites(plan: ScopePlan, chain: Chain) -> tuple[str, ...]:
     while waiting:
         current = waiting.pop()
         for name in _ends(current):
-            later = plan.changed.get(name)
+            later = _whole(plan.changed.get(name))
             if later is None or later is current:
                 found[name] = None
             elif id(later) not in seen and len(seen) < _SITE_SEARCH:
                 seen.add(id(later))
                 waiting.append(later)
     return tuple(found)
+
+
+def _whole(chain: Chain | None) -> Chain | None:
+    """The chain that continues with the members of this one, where another does."""
+    while chain is not None and not chain.members:
+        chain = chain.into_chain
+    return chain
 
 
 def _ends(chain: Chain) -> list[str]:

@@ -47,7 +47,7 @@ def derived(node: Node, operands: list[Dims | None]) -> Dims | None:
         return _product_dims(node, *operands)
     if node.op == "Reshape":
         return _reshaped(node, operands[0])
-    if node.op in SAME_AS_FIRST or operands[0] is None:
+    if operands[0] is None or (node.op in SAME_AS_FIRST and node.op not in _DERIVED):
         return operands[0]
     return _DERIVED[node.op](node, operands[0])
 
@@ -91,13 +91,14 @@ def _stretch(dims: list[Dim]) -> Dim:
 
 def _linear(node: Node) -> Dims | None:
     """What the weight alone tells: a Conv's output has the weight's rank and its number of filters."""
-    weight = node.scope.constants.get(node.input(1)) if node.op in ("Conv", "ConvTranspose", "Gemm") else None
-    if node.op == "Gemm":
+    op = node.op.removeprefix("com.microsoft::Fused")
+    weight = node.scope.constants.get(node.input(1)) if op in ("Conv", "ConvTranspose", "Gemm") else None
+    if op == "Gemm":
         columns = None if weight is None or len(weight.dims) != 2 else weight.dims[1 - node.integer("transB", 0)]
         return (None, columns)
     if weight is None or len(weight.dims) < 3:
         return None
-    channels = weight.dims[0] if node.op == "Conv" else weight.dims[1] * node.integer("group", 1)
+    channels = weight.dims[0] if op == "Conv" else weight.dims[1] * node.integer("group", 1)
     return (None, channels, *[None] * (len(weight.dims) - 2))
 
 
@@ -132,7 +133,35 @@ def _spatial_lost(node: Node, dims: Dims) -> Dims | None:
     return (*dims[:2], *[fill] * (len(dims) - 2)) if len(dims) >= 2 else None
 
 
+def _normed(node: Node, dims: Dims) -> Dims | None:
+    """The parameters of a norm tell how many channels there are."""
+    scale = node.scope.constants.get(node.input(1))
+    channels = scale.dims[0] if scale is not None and len(scale.dims) == 1 else None
+    return (dims[0], channels, *dims[2:]) if channels and len(dims) > 1 and not isinstance(dims[1], int) else dims
+
+
+def _resized(node: Node, dims: Dims) -> Dims | None:
+    """Sizes that are asked for, and axes that are scaled by one."""
+    from bnfold import symbolic
+
+    axes = node.integers("axes")
+    places = list(range(len(dims))) if axes is None else [a + len(dims) if a < 0 else a for a in axes]
+    made: list[Dim] = list(dims)
+    scales = symbolic.factors(node)
+    sizes = symbolic.values(node.scope, node.input(3)) if node.op == "Resize" and node.input(3) else None
+    stretched = node.string("keep_aspect_ratio_policy", "stretch") == "stretch"
+    asked = symbolic.plain(sizes) if stretched else None
+    for place, axis in enumerate(places):
+        if not 0 <= axis < len(dims):
+            return None
+        kept = place < len(scales) and scales[place] == 1.0
+        made[axis] = dims[axis] if kept else (asked[place] if asked is not None and place < len(asked) else None)
+    return tuple(made)
+
+
 _DERIVED = {
     "Transpose": _transposed,
+    "BatchNormalization": _normed,
+    **dict.fromkeys(("Resize", "Upsample"), _resized),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"), _spatial_lost),
 }

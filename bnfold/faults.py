@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from bnfold.dimensions import Dim, Dims
     from bnfold.graph import Node, Scope
 
-__all__ = ["DOMAIN", "sort_axes", "state_outputs"]
+__all__ = ["DOMAIN", "sort_axes", "stand_in", "state_outputs"]
 
 DOMAIN = "bnfold.unknown"
+
+_STAND_INS = {
+    "com.microsoft::FusedConv": ("Conv", 3),
+    "com.microsoft::FusedGemm": ("Gemm", 3),
+    **dict.fromkeys(("com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu"), ("Relu", 1)),
+}
+"""Operators of onnxruntime's own domain: what has the same shape, and how many of the inputs it has."""
 
 
 def sort_axes(scope: Scope, graph: Any) -> None:
@@ -28,6 +35,16 @@ def sort_axes(scope: Scope, graph: Any) -> None:
         for attribute in graph.node[node.index].attribute if axes else ():
             if attribute.name == "axes" and min(attribute.ints) >= 0:
                 attribute.ints[:] = sorted(attribute.ints)
+
+
+def stand_in(scope: Scope, graph: Any) -> None:
+    """Put the standard operator of the same shape in the place of one that onnxruntime writes."""
+    for node in scope.nodes:
+        found = _STAND_INS.get(node.op)
+        if found is not None:
+            proto = graph.node[node.index]
+            proto.domain, (proto.op_type, inputs) = "", found
+            del proto.input[inputs:]
 
 
 def state_outputs(scope: Scope, graph: Any) -> bool:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto, helper, numpy_helper, shape_inference
 
-from bnfold import faults, symbolic
+from bnfold import faults
+from bnfold.dimensions import derived, sources
 from bnfold.graph import attribute_graphs
 from bnfold.shapes import lasting
 
 if TYPE_CHECKING:
-    from bnfold.graph import Scope
+    from bnfold.graph import Node, Scope
 
 __all__ = ["infer_scopes"]
 
@@ -27,6 +28,9 @@ _READS_SIZES = frozenset(
     ReduceProd ReduceSum ReduceSumSquare Reshape Resize Slice Split Squeeze Tile TopK Unsqueeze
     """.split()
 )
+
+_PROVEN = frozenset(["Conv", "ConvTranspose", "Gemm", "Reshape", "Resize", "Upsample"])
+"""Operators whose shapes are known here where inference does not find them."""
 
 _PASSES = 32
 """How often inference runs at most."""
@@ -42,6 +46,7 @@ def infer_scopes(root: Scope) -> None:
         for scope, graph in _pairs(root, bare.graph):
             _state_constants(scope, graph)
             faults.sort_axes(scope, graph)
+            faults.stand_in(scope, graph)
     _forget_declarations(bare.graph, overridable=bare.ir_version >= 4)
     bare.opset_import.add(domain=faults.DOMAIN, version=1)
     wrong = False
@@ -56,7 +61,7 @@ def infer_scopes(root: Scope) -> None:
             pairs = list(_pairs(root, bare.graph))
             corrected = [faults.state_outputs(scope, graph) for scope, graph in pairs]  # all, not up to the first
             wrong = any(corrected)
-            proven = [] if wrong else [_state_reshapes(scope, graph) for scope, graph in pairs]
+            proven = [] if wrong else [_state_proven(scope, graph) for scope, graph in pairs]
             if not wrong and not any(proven):
                 return
     for scope in root.scopes() if wrong else ():
@@ -102,23 +107,36 @@ def _state_constants(scope: Scope, graph: Any) -> None:
                 graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
 
 
-def _state_reshapes(scope: Scope, graph: Any) -> bool:
-    """Write down the shapes that Reshapes provably make and inference has not found; whether there were any."""
+def _state_proven(scope: Scope, graph: Any) -> bool:
+    """Write down shapes that are proven here and that inference has not found; whether there were any.
+
+    Those of Reshapes and Resizes by arithmetic with names, and by its weight that of an operator behind something that
+    inference does not know.
+    """
     stated = {value.name for value in graph.value_info}
     for node in scope.nodes:
-        if node.op != "Reshape" or node.outputs[0] in stated:
+        if node.op not in _PROVEN or node.outputs[0] in stated:
             continue
         name = node.outputs[0]
-        source = symbolic.dimensions(scope, node.inputs[0])
-        proven = None if source is None else symbolic.plain(symbolic.reshaped(node, source))
-        element_type = scope.shapes.element_type(name)
+        found = scope.shapes.inferred(name)
+        inferred = None if found is None else lasting(found)
+        if inferred is not None and None not in inferred:
+            continue
+        proven = derived(node, [scope.shapes.dims(source) for source in sources(node, name)])
+        element_type = _element_type(node)
         if proven is None or element_type is None:
             continue
         known = lasting(proven)
-        inferred = scope.shapes.inferred(name)
         if inferred is None or any(a is None and b is not None for a, b in zip(inferred, known, strict=False)):
             graph.value_info.append(helper.make_tensor_value_info(name, element_type, known))
     return len(graph.value_info) > len(stated)
+
+
+def _element_type(node: Node) -> int | None:
+    """The type of what a node makes, which is that of its weight where it has one."""
+    found = node.scope.shapes.element_type(node.outputs[0]) or node.scope.shapes.element_type(node.inputs[0])
+    weight = node.scope.constants.get(node.input(1)) if found is None else None
+    return weight.data_type if weight is not None and weight.floating else found
 
 
 def _forget_declarations(graph: Any, *, overridable: bool) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bnfold.dimensions import Dims
     from bnfold.graph import Node, Scope
 
-__all__ = ["ONE", "Monomial", "Shape", "dimensions", "elements", "plain", "product", "reshaped", "values"]
+__all__ = ["ONE", "Monomial", "Shape", "dimensions", "elements", "factors", "plain", "product", "reshaped", "values"]
 
 _DEPTH = 40
 _LONGEST = 16
@@ -158,6 +158,15 @@ def elements(scope: Scope, name: str, depth: int = 0) -> list[float | None] | No
         return [m.value for m in followed]
     size = scope.shapes.dim(name, 0)
     return [None] * size if isinstance(size, int) and size <= _LONGEST and scope.shapes.rank(name) == 1 else None
+
+
+def factors(node: Node) -> list[float | None]:
+    """By what a Resize or Upsample scales each of the axes that it lists; None for each that is computed."""
+    listed = node.attributes.get("scales")
+    if listed is not None:
+        return [float(scale) for scale in listed.floats]
+    name = node.input(1 if node.op == "Upsample" or node.scope.opset < 11 else 2)
+    return (elements(node.scope, name) if name else None) or []
 
 
 def _shape(node: Node, depth: int) -> Shape | None:  # noqa: ARG001 - one signature for all rules

@@ -18,6 +18,7 @@ from bnfold.carry.step import (
     needs_no_sign,
     placed_from_first,
 )
+from bnfold.dimensions import SAME_AS_FIRST
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -38,7 +39,7 @@ def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
     if node.op in ("LpPool", "GlobalLpPool"):
         return needs_no_shift(node, affine) or needs_no_sign(node, affine)
     if node.op in ("MaxPool", "GlobalMaxPool"):
-        if any(node.outputs[1:]):
+        if any(node.scope.readers(name) or name in node.scope.output_set for name in node.outputs[1:] if name):
             return Refusal("blocked", f"the indices of {node.op} '{node.label}' are read", node.label, lasting=True)
         return needs_no_sign(node, affine)
     if node.op == "AveragePool" and affine.shifts and _averages_padding(node):
@@ -103,20 +104,26 @@ def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
     Sizes that are not known count as none only where a Slice cuts them: operators in between keep them, and a
     convolution makes no empty tensor.
     """
-    sizes = [node.scope.shapes.dim(node.inputs[0], axis) for axis in axes]
-    if 0 in sizes or (not all(isinstance(size, int) for size in sizes) and _is_cut(node)):
+    sizes = {axis: node.scope.shapes.dim(node.inputs[0], axis) for axis in axes}
+    if 0 in sizes.values() or _is_cut(node, {axis for axis, size in sizes.items() if not isinstance(size, int)}):
         return Refusal("shift", f"{node.op} '{node.label}' may reduce an axis without elements", node.label)
     return None
 
 
-def _is_cut(node: Node) -> bool:
-    """Whether what the node reads comes from a Slice, with at most a few operators in between."""
-    source = node.scope.producer(node.inputs[0])
-    for _ in range(_NEAR):
-        if source is None or source.op == "Slice" or not source.inputs:
+def _is_cut(node: Node, axes: set[int]) -> bool:
+    """Whether a Slice, with at most a few operators in between, may cut these axes of what the node reads."""
+    source, moved = node.scope.producer(node.inputs[0]), False
+    for _ in range(_NEAR if axes else 0):
+        if source is None or not source.inputs or source.op in ("Conv", "ConvTranspose", "Gemm"):
             break
-        source = node.scope.producer(source.inputs[0])
-    return source is not None and source.op == "Slice"
+        if source.op == "Slice":
+            rank, cut = source.scope.shapes.rank(source.inputs[0]), constant_ints(source, "axes", 3)
+            if moved or rank is None or cut is None:
+                return True
+            return not axes.isdisjoint(a + rank if a < 0 else a for a in cut)
+        moved = moved or source.op not in SAME_AS_FIRST
+        source = source.scope.producer(source.inputs[0])
+    return False
 
 
 def _through_reduction(node: Node, affine: Affine, axes: list[int], *, backwards: bool) -> Affine | Refusal:
@@ -196,12 +203,9 @@ def _keeps_axis(node: Node, axis: int) -> bool:
         if axis not in counted:
             return True
         place = counted.index(axis)
-    scales = symbolic.elements(node.scope, node.input(1 if node.op == "Upsample" or node.scope.opset < 11 else 2))
-    if scales is not None and place < len(scales) and scales[place] is not None:
+    scales = symbolic.factors(node)
+    if place < len(scales) and scales[place] is not None:
         return scales[place] == 1.0
-    listed = node.attributes.get("scales")
-    if listed is not None and place < len(listed.floats):
-        return float(listed.floats[place]) == 1.0
     sizes = symbolic.values(node.scope, node.input(3)) if node.op == "Resize" else None
     dims = symbolic.dimensions(node.scope, node.inputs[0])
     if sizes is not None and dims is not None and place < len(sizes) and axis < len(dims):
