@@ -33,6 +33,8 @@ NOT_CONSTANT = {
     "transposed by an axis that is not there": ("k = Transpose <perm=[5]> (f)", "k"),
     "repeated by floats": ("k = Tile(f, f)", "k"),
     "a sum that does not broadcast": ("k = Add(f, m3)", "k"),
+    "the dynamic part of a shape": ("s = Shape(fixed)\nt = Shape(x)\nk = Gather(t, i0)", "k"),
+    "a computed part of a shape": ("s = Shape(fixed)\nj = Cast <to=7> (x)\nk = Slice(s, j, i2)", "k"),
 }
 
 
@@ -87,6 +89,14 @@ def test_expressions(expression: str) -> None:
     assert found is not None
     np.testing.assert_array_equal(found.array(), EXPRESSIONS[expression])
     assert found.dims == np.shape(EXPRESSIONS[expression])
+
+
+def test_an_old_clip_of_integers_and_axes_that_are_not_there() -> None:
+    lines = "k = Clip <max=1.0> (i)\nj = Unsqueeze <axes=[7]> (f)\nl = Clip <max=2.0> (f)\ny = Relu(x)"
+    constants = scope(build("float[N] x", lines, "float[N] y", opset=9, **STORED)).constants
+    assert constants.get("k") is None
+    assert constants.get("j") is None
+    np.testing.assert_array_equal(constants.get("l").array(), [1, 2])  # type: ignore[union-attr]
 
 
 def test_deep_expressions_end_somewhere() -> None:

@@ -90,19 +90,6 @@ KEPT = [
         k=(4,),
         W=(4, 3),
     ),
-    kept(
-        "the value of a Pad has the type of its data",
-        "shape-unknown",
-        "float16[1,4,2,2] x",
-        "u = com.microsoft.QuickGelu(x)\nc = Conv(u, W)\np = Pad(c, P)\ny = Add(p, k)",
-        outputs="float16[1,4,4,4] y",
-        opset=17,
-        ir=8,
-        imports={"com.microsoft": 1},
-        P=[0, 0, 1, 1, 0, 0, 1, 1],
-        k=np.float16(0.5),
-        W=W,
-    ),
     kept("no elements", "reshape", "float[0,4,2,2] x", "n = BN4(x)\nf = Flatten(n)\ny = Gemm(f, G)", G=(16, 3)),
     kept("hundreds of Reshapes in a row", "too-far", "float[5,4] x", RESHAPES + "y = BN4(t399)", sh=[-1, 4]),
     kept(
@@ -519,6 +506,39 @@ ONCE_KEPT = {
     "a product of weights": ("float[2,5] x", "W = MatMul(P, Q)\nc = Gemm(x, W)\ny = BN3(c)", {"P": (5, 2), "Q": (2, 3)}),
     "the norm of a weight": ("float[2,4] x", "n = ReduceMax(W, zero)\nc = Gemm(x, W)\ny = Mul(c, n)",
                              {"W": (4, 3), "zero": [0], "opset": 18}),
+    "the scale of an attention of any length": (
+        "float[N,S,8] x",
+        "a = MatMul(x, W)\nb = Reshape(a, to)\nq = Transpose <perm=[0,2,1,3]> (b)\ns = Shape(q)\n"
+        "d = Slice(s, last, end)\nf = Cast <to=1> (d)\nr = Sqrt(f)\ny = Div(q, r)",
+        {"W": (8, 8), "to": [0, 0, 2, 4], "last": [-1], "end": [1 << 62]},
+    ),
+    "a size that is gathered": (
+        "float[N,5,8] x", "q = MatMul(x, W)\ns = Shape(q)\nd = Gather(s, last)\nf = Cast <to=1> (d)\ny = Div(q, f)",
+        {"W": (8, 4), "last": np.array(2)}),
+    "constants that an old Unsqueeze makes": (
+        "float[2,4,5,5] x", "c = Conv(x, W)\nu = Unsqueeze <axes=[0,2,3]> (k)\nm = Mul(c, u)\nv = Unsqueeze <axes=[1,2]> (l)\ny = Add(m, v)",
+        {"W": (3, 4, 1, 1), "k": (3,), "l": (3,), "opset": 11}),
+    "a constant that an old Clip makes": (
+        "float[2,4,5,5] x", "c = Conv(x, W)\nu = Clip <min=1.0, max=2.0> (k)\ny = Mul(c, u)",
+        {"W": (3, 4, 1, 1), "k": (3, 1, 1), "opset": 9}),
+    "a gate that is learned": (
+        "float[2,4,5,5] x", "c = Conv(x, W)\nu = Where(flag, k, l)\ny = Mul(c, u)",
+        {"W": (3, 4, 1, 1), "k": (3, 1, 1), "l": (3, 1, 1), "flag": np.array([True, False, True]).reshape(3, 1, 1)}),
+    "behind a Resize to a size, in a Concat": (
+        "float[2,4,3,3] x, float[2,4,6,6] z",
+        "c = Conv(x, W)\nt = Shape(c)\nnc = Slice(t, i0, i2)\nw = Shape(z)\nhw = Slice(w, i2, i4)\nto = Concat <axis=0> (nc, hw)\n"
+        'u = Resize <mode="nearest", coordinate_transformation_mode="asymmetric"> (c, roi, none, to)\nd = Conv(z, V)\n'
+        "e = Concat <axis=1> (u, d)\nm = Mul(e, k)\ny = Add(m, l)",
+        {"W": (3, 4, 1, 1), "V": (2, 4, 1, 1), "k": (5, 1, 1), "l": (5, 1, 1), "i0": [0], "i2": [2], "i4": [4],
+         "opset": 12, "roi": np.zeros(0, np.float32), "none": np.zeros(0, np.float32)}),
+    "a MaxPool whose indices nobody reads": ("float[2,4,5,5] x", "n = BNpos4(x)\np, i = MaxPool <kernel_shape=[2,2]> (n)\ny = Conv(p, W)",
+                                             {"W": (3, 4, 1, 1)}),
+    "the mean of some channels of any image": (
+        "float[N,4,H,V] x", "c = Conv(x, W)\ns = Slice(c, i0, i2, i1)\nr = ReduceMax(s, hw)\ny = BNpos2(r)",
+        {"W": (3, 4, 1, 1), "i0": [0], "i1": [1], "i2": [2], "hw": [2, 3]}),
+    "the mean of what a Conv makes of a part": (
+        "float[N,4,H,V] x", "s = Slice(x, i0, i2, i2)\nc = Conv(s, W)\nr = ReduceMax(c, hw)\ny = BNpos3(r)",
+        {"W": (3, 4, 1, 1), "i0": [0], "i2": [2], "hw": [2, 3]}),
     "a product of matrices in an old model": ("float[2,4] x", "c = MatMul(x, W)\ny = BatchNormalization <epsilon=0.0, is_test=1> (c, g, g, g, g2)",
                                               {"W": (4, 3), "g": np.float32([1, -2, 4]), "g2": np.float32([1, 4, 1]), "opset": 6}),
 }  # fmt: skip
@@ -527,6 +547,33 @@ ONCE_KEPT = {
 @pytest.mark.parametrize(("inputs", "nodes", "options"), ONCE_KEPT.values(), ids=ONCE_KEPT)
 def test_patterns_that_once_stayed(inputs: str, nodes: str, options: dict[str, Any]) -> None:
     folds(build(inputs, nodes, **options), M=3)
+
+
+def test_norms_tell_how_many_channels_there_are() -> None:
+    folds(build("float[N,C,H,V] x", "n = BN4(x)\nm = Mul(n, k)\ny = Add(m, k)", k=(4, 1, 1)), norms=1, C=4)
+
+
+@pytest.mark.parametrize("op", ["local.Own", "com.microsoft.QuickGelu"])
+def test_a_conv_is_known_behind_an_operator_that_is_not(op: str) -> None:
+    """The value of the Pad has the type of its data."""
+    text = f"u = {op}(x)\nc = Conv(u, W)\np = Pad(c, P)\ny = Add(p, k)"
+    pads, outputs, imports = [0, 0, 1, 1, 0, 0, 1, 1], "float16[1,4,4,4] y", {"local": 1, "com.microsoft": 1}
+    model = build("float16[1,4,2,2] x", text, outputs, opset=17, ir=8, imports=imports, P=pads, k=np.float16(0.5), W=W)
+    folded = bnfold.fold(model, verify=False).model
+    assert ops(folded) == [op.rsplit(".", maxsplit=1)[-1], "Conv", "Pad"]
+    assert initializers(folded)["P_value"].dtype == np.float16
+
+
+@pytest.mark.parametrize("fused", ["FusedConv", "FusedGemm"])
+def test_what_follows_a_fused_operator_is_known(fused: str) -> None:
+    conv = fused == "FusedConv"
+    first = f"f = com.microsoft.{fused} <activation=\"Relu\"> (x, W, b)\n"
+    rest = "p = AveragePool <kernel_shape=[2,2]> (f)\n" if conv else "p = Identity(f)\n"
+    last = "y = Conv(a, V)" if conv else "y = Gemm(a, V)"
+    shape, weight, second, k = ("2,4,5,5", (3, 4, 1, 1), (2, 3, 1, 1), (3, 1, 1)) if conv else ("2,4", (4, 3), (3, 2), (3,))
+    text = f"{first}{rest}m = Mul(p, k)\na = Add(m, k)\n{last}"
+    model = build(f"float[{shape}] x", text, opset=17, ir=8, imports={"com.microsoft": 1}, W=weight, b=(3,), V=second, k=k)
+    assert len(bnfold.fold(model, verify=False).report.folded) == 2
 
 
 def adds_sparse(indices: list[Any], dims: list[int]) -> ModelProto:

@@ -16,13 +16,10 @@ from bnfold.refusals import Refusal
 __all__ = ["BACKWARD", "FORWARD"]
 
 
-def _sizes(node: Node, tensors: list[str], axis: int, whole: int | None = None) -> list[int] | None:
-    """Sizes of tensors along an axis, or None where one is not a number; a single one is what is left of the whole."""
+def _sizes(node: Node, tensors: list[str], axis: int) -> list[int] | None:
+    """Sizes of tensors along an axis, or None where one is not a number."""
     sizes = [node.scope.shapes.dim(name, axis) for name in tensors]
     numbers = [s for s in sizes if isinstance(s, int)]
-    left = -1 if whole is None or len(numbers) != len(sizes) - 1 else whole - sum(numbers)
-    if left > 0:
-        return [s if isinstance(s, int) else left for s in sizes]
     return numbers if len(numbers) == len(sizes) else None
 
 
@@ -45,7 +42,7 @@ def concat_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
         axis, channel = axes
         parts = [affine.at(channel)] * len(node.inputs)
         if axis == channel:
-            sizes = _sizes(node, node.inputs, axis, affine.scale.size)
+            sizes = _sizes(node, node.inputs, axis)
             if sizes is None or sum(sizes) != affine.scale.size:
                 return unknown(node, "the channel count of each part")
             ends = np.cumsum(sizes)
