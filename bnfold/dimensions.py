@@ -5,6 +5,7 @@ A dimension is a number, a name (``batch``), or None when nothing is known about
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -133,6 +134,19 @@ def _spatial_lost(node: Node, dims: Dims) -> Dims | None:
     return (*dims[:2], *[fill] * (len(dims) - 2)) if len(dims) >= 2 else None
 
 
+def _flattened(node: Node, dims: Dims) -> Dims | None:
+    axis = node.integer("axis", 1)
+    return _product_of(dims[:axis]), _product_of(dims[axis:])
+
+
+def _product_of(dims: Dims) -> Dim:
+    """The product of dimensions: a number, or a name among ones."""
+    others = [d for d in dims if d != 1]
+    if all(isinstance(d, int) for d in others):
+        return math.prod(d for d in others if isinstance(d, int))
+    return others[0] if len(others) == 1 else None
+
+
 def _normed(node: Node, dims: Dims) -> Dims | None:
     """The parameters of a norm tell how many channels there are."""
     scale = node.scope.constants.get(node.input(1))
@@ -162,6 +176,7 @@ def _resized(node: Node, dims: Dims) -> Dims | None:
 _DERIVED = {
     "Transpose": _transposed,
     "BatchNormalization": _normed,
+    "Flatten": _flattened,
     **dict.fromkeys(("Resize", "Upsample"), _resized),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"), _spatial_lost),
 }

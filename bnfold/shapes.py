@@ -48,13 +48,14 @@ class Shapes:
         if near is not None and None not in near:
             return near
         proven = merged(near, _proto_dims(self._infer().get(name)))
-        if proven is not None and None not in proven:
+        if proven is not None and None not in lasting(proven):
             return proven
         declared = _proto_dims(self._declarations().get(name))
         declared = None if declared is None else lasting(declared)
         if proven is None or declared is None or len(declared) != len(proven):
             return proven if proven is not None or near is not None else declared
-        return tuple(b if a is None else a for a, b in zip(proven, declared, strict=True))
+        filled = zip(proven, lasting(proven), declared, strict=True)
+        return tuple(b if a is None or (lasts is None and isinstance(b, int)) else a for a, lasts, b in filled)
 
     def dim(self, name: str, axis: int) -> Dim:
         """One dimension; shape inference runs only if what is near does not tell."""

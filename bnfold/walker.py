@@ -56,15 +56,16 @@ class Walker:
         while stack:
             tensor, affine, readers, depth = stack.pop()
             refusal = (
-                self._at.limits(tensor, affine, depth) or self._closed(tensor, readers) or self._dead_ends.get(tensor)
+                self._at.limits(tensor, affine, depth)
+                or self._closed(tensor, affine, readers)
+                or self._dead_ends.get(tensor)
             )
             if not stack and len(spine) == len(route.tensors):
                 spine.append(tensor)
             if refusal is None:
                 refusal = self._back_one(route, stack, tensor, affine, depth, nesting)
             if refusal is not None:
-                if refusal.lasting:
-                    self._dead_ends.update(dict.fromkeys(spine, refusal))
+                self._dead_ends.update(dict.fromkeys(spine, refusal) if refusal.lasting else {})
                 return refusal
         return route.incomplete or route
 
@@ -178,8 +179,8 @@ class Walker:
             return quantized.after(node)
         return port
 
-    def _closed(self, tensor: str, readers: frozenset[int]) -> Refusal | None:
-        """A tensor may change only when nobody but the route reads it."""
+    def _closed(self, tensor: str, affine: Affine, readers: frozenset[int]) -> Refusal | None:
+        """A tensor may change only where nobody but the route reads it."""
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None, lasting=True)
         own = []
@@ -187,13 +188,14 @@ class Walker:
             node, position = use
             if node.index in readers:
                 own.append(use)
-            elif not self._plan.looked_at(node):
+            elif not self._plan.looked_at(node) or carry.reads_elsewhere(node, position, affine):
                 continue
             elif position == CAPTURE:
                 reason = f"'{tensor}' is read inside a subgraph of '{node.label}'"
                 return Refusal("captured", reason, node.label, lasting=True)
             else:
-                return Refusal("shared-output", f"'{tensor}' is also read by '{node.label}'", node.label, lasting=True)
+                reason = f"'{tensor}' is also read by '{node.label}'"
+                return Refusal("shared-output", reason, node.label, lasting=node.op not in carry.PICKS)
         if len(readers) == 1 and len(own) > 1 and own[0].position != CAPTURE:
             reader = own[0].node.label
             return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)

@@ -33,7 +33,7 @@ KEPT = [
     (
         OCR,
         "ch_PP-OCRv4_rec_infer",
-        {ADDS_THAT_TWO_READ: 28, ("Add", "shift"): 16, ("Add", "blocked"): 5, ("Mul", "shared-output"): 2},
+        {ADDS_THAT_TWO_READ: 28, ("Add", "shift"): 16, ("Add", "blocked"): 5},
     ),
     (OCR, "ch_PP-OCRv4_det_infer", {ADDS_THAT_TWO_READ: 24, ("Add", "shift"): 14}),
     (OCR, "ch_ppocr_mobile_v2.0_cls_infer", {ADDS_THAT_TWO_READ: 18}),

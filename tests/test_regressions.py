@@ -539,6 +539,18 @@ ONCE_KEPT = {
     "the mean of what a Conv makes of a part": (
         "float[N,4,H,V] x", "s = Slice(x, i0, i2, i2)\nc = Conv(s, W)\nr = ReduceMax(c, hw)\ny = BNpos3(r)",
         {"W": (3, 4, 1, 1), "i0": [0], "i2": [2], "hw": [2, 3]}),
+    "the queries of an attention": (
+        "float[N,5,8] x",
+        "a = MatMul(x, W)\nr = Reshape(a, to)\nt = Transpose <perm=[2,0,3,1,4]> (r)\n"
+        "q = Gather <axis=0> (t, i0)\nk = Gather <axis=0> (t, i1)\nv = Gather <axis=0> (t, i2)\ns = Mul(q, half)\n"
+        "u = Transpose <perm=[0,1,3,2]> (k)\nw = MatMul(s, u)\ny = MatMul(w, v)",
+        {"W": (8, 24), "to": [0, 5, 3, 2, 4], "i0": np.array(0), "i1": np.array(1), "i2": np.array(-1), "half": np.float32(0.5)},
+    ),
+    "two halves of the channels": (
+        "float[2,3,5,6] x",
+        "c = Conv(x, W)\nu = Slice(c, i0, i2, i1)\nv = Slice(c, i2, i4, i1)\nm = Mul(u, k)\nn = Mul(v, two)\ny = Concat <axis=1> (n, m)",
+        {"W": (4, 3, 1, 1), "i0": [0], "i1": [1], "i2": [2], "i4": [4], "k": (2, 1, 1), "two": np.float32(2)},
+    ),
     "a product of matrices in an old model": ("float[2,4] x", "c = MatMul(x, W)\ny = BatchNormalization <epsilon=0.0, is_test=1> (c, g, g, g, g2)",
                                               {"W": (4, 3), "g": np.float32([1, -2, 4]), "g2": np.float32([1, 4, 1]), "opset": 6}),
 }  # fmt: skip

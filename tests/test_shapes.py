@@ -362,6 +362,20 @@ def test_what_the_exporter_declared_fills_the_gaps_where_onnx_infers_nothing() -
     assert found.dims("c") == ("N", 4, "rest")
 
 
+def test_what_the_exporter_declared_says_more_than_names_that_inference_makes_up() -> None:
+    model = build("float[2,4,S] x", "c = Compress <axis=2> (x, m)\na = Add(c, k)\ny = Relu(a)", "float[p,q,r] y",
+                  k=(4, 1), m=np.array([True, False, True]))  # fmt: skip
+    assert str(scope(model).shapes.inferred("a")[2]).startswith("unk__")  # type: ignore[index]
+    model.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["N", 9, 2]))
+    assert scope(model).shapes.dims("a") == (2, 4, 2)
+
+
+@pytest.mark.parametrize(("axis", "dims"), [(0, (1, None)), (1, ("N", 12)), (2, (None, 4)), (-1, (None, 4)), (3, (None, 1))])
+def test_flatten(axis: int, dims: tuple[int | str | None, ...]) -> None:
+    model = build("float[N,3,4] x", f"f = Flatten <axis={axis}> (x)\ny = Relu(f)", "float[p,q] y")
+    assert scope(model).shapes.known_dims("f") == dims
+
+
 def test_ranks_that_contradict_each_other_are_not_known() -> None:
     found = scope(build("float[2,4,4] x", "c = Conv(x, W)\ny = Relu(c)", "float[p,q,r] y", W=(3, 4, 2))).shapes
     found.learn(helper.make_graph([], "g", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [2, 3])]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from bnfold.carry import branches, elementwise, layout, pad, parts, reshape, selection, spatial
+from bnfold.carry.selection import PICKS, reads_elsewhere
 from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step
 
 _FAMILIES = (elementwise, layout, reshape, parts, selection, spatial, branches)
@@ -18,7 +19,17 @@ _FORWARD: dict[str, Forward] = {op: rule for family in _FAMILIES for op, rule in
 SPREAD = frozenset((*elementwise.BACKWARD, *reshape.BACKWARD, *layout.SPREAD))
 """Operators that let an affine pass whose channels stand on several axes."""
 
-__all__ = ["SPREAD", "Edit", "Edited", "Edits", "Step", "backward_rules", "forward_rules"]
+__all__ = [
+    "PICKS",
+    "SPREAD",
+    "Edit",
+    "Edited",
+    "Edits",
+    "Step",
+    "backward_rules",
+    "forward_rules",
+    "reads_elsewhere",
+]
 
 
 def backward_rules(edits: Edits) -> dict[str, Backward]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Spread
 from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced, unknown
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["BACKWARD", "FORWARD"]
+__all__ = ["BACKWARD", "FORWARD", "PICKS", "reads_elsewhere"]
+
+PICKS = frozenset(["Gather", "Slice"])
+"""Operators that read a part of a tensor."""
 
 
 # -- Slice -------------------------------------------------------------------------------------------------------------
@@ -52,7 +55,7 @@ def _channel_cut(node: Node, channel: int, rank: int | None) -> slice | Refusal 
 
 def slice_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     if affine.uniform:
-        return [Step(((node.inputs[0], affine),))]
+        return [Step(((node.inputs[0], affine),)), *_on_slice(node, affine)]
     channel = node.scope.shapes.axis(output, affine.axis)
     if channel is None:
         return unknown(node, "the rank")
@@ -68,6 +71,22 @@ def slice_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refu
     if indices.size != affine.scale.size:
         return unknown(node, "the channel count")
     return [Step(((node.inputs[0], affine.at(channel).scatter(total, indices)),))]
+
+
+def _on_slice(node: Node, affine: Affine) -> list[Step]:
+    """A single value for all, as one for the part of an axis that is cut out: others read the rest of it."""
+    shapes, cuts = node.scope.shapes, _slices(node) if _shared(node) else None
+    ways = []
+    for axis, cut in (cuts or {}).items():
+        place = shapes.axis(node.inputs[0], axis)
+        total = None if place is None else shapes.dim(node.inputs[0], place)
+        if place is not None and isinstance(total, int) and 0 < np.arange(total)[cut].size < total:
+            ways.append(Step(((node.inputs[0], affine.at(place).scatter(total, np.arange(total)[cut])),)))
+    return ways
+
+
+def _shared(node: Node) -> bool:
+    return len(node.scope.value_readers(node.inputs[0])) > 1
 
 
 def slice_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
@@ -100,7 +119,7 @@ def _gather(node: Node) -> tuple[int, int, list[int] | None] | Refusal:
 
 def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     if affine.uniform:
-        return [Step(((node.inputs[0], affine),))]
+        return [Step(((node.inputs[0], affine),)), *_on_gather(node, affine)]
     found = _gather(node)
     channel = node.scope.shapes.axis(output, affine.axis)
     if isinstance(found, Refusal) or channel is None:
@@ -120,6 +139,23 @@ def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
     if not whole.take(wrapped).same_as(affine.at(axis)):
         return misplaced(node, "shows one channel twice, scaled differently")
     return [Step(((node.inputs[0], whole),))]
+
+
+def _on_gather(node: Node, affine: Affine) -> list[Step]:
+    """A single value for all, as one for what is picked: others pick the rest."""
+    found = _gather(node) if _shared(node) else None
+    if found is None or isinstance(found, Refusal):
+        return []
+    axis, _, indices = found
+    total = node.scope.shapes.dim(node.inputs[0], axis)
+    if (
+        indices is None
+        or not isinstance(total, int)
+        or not all(-total <= i < total for i in indices)
+        or len(set(indices)) == total
+    ):
+        return []
+    return [Step(((node.inputs[0], affine.at(axis).scatter(total, indices)),))]
 
 
 def gather_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
@@ -186,3 +222,11 @@ FORWARD: dict[str, Forward] = {
     "Gather": gather_forward,
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), depth_forward),
 }
+
+
+def reads_elsewhere(node: Node, position: int, affine: Affine) -> bool:
+    """Whether a node reads a tensor only where an affine, which is the identity on some channels, does nothing."""
+    if node.op not in PICKS or position != 0 or affine.uniform or isinstance(affine, Spread):
+        return False
+    step = FORWARD[node.op](node, position, affine)
+    return isinstance(step, Step) and all(part.identity for _, part in step.onward)

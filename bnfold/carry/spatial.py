@@ -25,7 +25,7 @@ from bnfold.refusals import Refusal
 __all__ = ["BACKWARD", "FORWARD"]
 
 _NEAR = 8
-"""Operators between a Slice and a reduction that are looked through."""
+"""Operators between a Slice or Pad and a reduction that are looked through."""
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def _summed(node: Node, axes: list[int]) -> int | Refusal:
 def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
     """The mean or maximum of no elements is what it is, whatever they would have been shifted by.
 
-    Sizes that are not known count as none only where a Slice cuts them: operators in between keep them, and a
+    Sizes that are not known count as none only where a Slice or Pad cuts them: operators in between keep them, and a
     convolution makes no empty tensor.
     """
     sizes = {axis: node.scope.shapes.dim(node.inputs[0], axis) for axis in axes}
@@ -111,7 +111,7 @@ def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
 
 
 def _is_cut(node: Node, axes: set[int]) -> bool:
-    """Whether a Slice, with at most a few operators in between, may cut these axes of what the node reads."""
+    """Whether a Slice or Pad, with at most a few operators in between, may cut these axes of what the node reads."""
     source, moved = node.scope.producer(node.inputs[0]), False
     for _ in range(_NEAR if axes else 0):
         if source is None or not source.inputs or source.op in ("Conv", "ConvTranspose", "Gemm"):
@@ -121,6 +121,8 @@ def _is_cut(node: Node, axes: set[int]) -> bool:
             if moved or rank is None or cut is None:
                 return True
             return not axes.isdisjoint(a + rank if a < 0 else a for a in cut)
+        if source.op == "Pad" and min(constant_ints(source, "pads", 1) or [-1]) < 0:
+            return True
         moved = moved or source.op not in SAME_AS_FIRST
         source = source.scope.producer(source.inputs[0])
     return False

@@ -19,6 +19,40 @@ UNIFORM: dict[str, dict[str, list[int]]] = {
 
 KEPT = [
     kept(
+        "two parts that overlap",
+        "shared-output",
+        X,
+        "c = Conv(x, W)\nu = Slice(c, i0, i2, i1)\nv = Slice(c, i1, i4, i1)\nm = BN2(u)\ny = Concat <axis=1> (m, v)",
+        W=(4, 4, 1, 1),
+        i0=[0],
+        i1=[1],
+        i2=[2],
+        i4=[4],
+    ),
+    kept(
+        "two parts, and somebody who reads them all",
+        "shared-output",
+        X,
+        "c = Conv(x, W)\nu = Slice(c, i0, i2, i1)\nv = Slice(c, i2, i4, i1)\nr = Sin(c)\nm = BN2(u)\n"
+        "y = Concat <axis=1> (m, v, r)",
+        W=(4, 4, 1, 1),
+        i0=[0],
+        i1=[1],
+        i2=[2],
+        i4=[4],
+    ),
+    kept(
+        "two parts of the channels of a Gather that another one picks again",
+        "shared-output",
+        X,
+        "c = Conv(x, W)\nu = Gather <axis=1> (c, i02)\nv = Gather <axis=1> (c, i23)\nm = Mul(u, two)\n"
+        "y = Concat <axis=1> (m, v)",
+        W=(4, 4, 1, 1),
+        i02=[0, 2],
+        i23=[-2, 3],
+        two=np.float32(2),
+    ),
+    kept(
         "only one part of the rows is scaled, in front",
         "axis",
         X + ", float[2,4,4,4] z",

@@ -73,6 +73,15 @@ KEPT = [
         h=[2],
     ),
     kept(
+        "ReduceMean of what a Pad cuts, perhaps to nothing",
+        "shift",
+        "float[2,4,H,4] x",
+        C + "p = Pad(c, cut)\nr = ReduceMean <keepdims=1> (p, h)\ny = BN3(r)",
+        W=W,
+        cut=[0, 0, -1, 0, 0, 0, 0, 0],
+        h=[2],
+    ),
+    kept(
         "Pad by a value that an attribute rounds",
         "padding",
         "double[2,4,4,4] x",
