@@ -32,8 +32,11 @@ class Call(NamedTuple):
 
 
 def calls_of(proto: ModelProto) -> list[Call]:
-    """All calls, always in the same order; a call's place in the list is its number."""
-    functions = {_key(function) for function in proto.functions}
+    """All calls, always in the same order; a call's place in the list is its number.
+
+    A function of the standard domain is left alone: where it has an operator's name, runtimes take the operator.
+    """
+    functions = {_key(function) for function in proto.functions if function.domain not in ("", "ai.onnx")}
     bodies: list[tuple[Any, Key | None]] = [(proto.graph, None), *((f, _key(f)) for f in proto.functions)]
     return [
         Call(node, called, caller)

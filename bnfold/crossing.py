@@ -83,7 +83,8 @@ def undone(plan: ScopePlan, chain: Chain, scale: Affine) -> tuple[Edit, ...] | N
 def widen(chain: Chain, edit: Edit) -> None:
     """Let a constant of the chain pass through an affine; along its own axis the chain stays an affine per channel."""
     own = chain.affine.simplest()
-    both = None if chain.widened else compose(edit.node.scope, chain.output, own, edit.affine.simplest())
+    last = edit.slot == SCALE or all(earlier.slot != edit.slot for earlier in chain.widened)  # scales commute
+    both = compose(edit.node.scope, chain.output, own, edit.affine.simplest()) if last else None
     chain.rewritten = True
     if both is None:
         chain.widened += (edit,)

@@ -281,12 +281,12 @@ class Walker:
                 )
         rule = self._forward_rules.get(node.op)
         step = self._at.blocked(node) if rule is None else rule(node, position, affine)
-        if isinstance(step, Refusal) and node.op == "Concat" and step.code == "axis":
-            placed = self._at.placed(tensor, affine)
-            complete = route.bring(node, position, range(len(node.inputs)), placed, step)
+        join = carry.together(node, tensor, affine) if isinstance(step, Refusal) else None
+        if join is not None and isinstance(step, Refusal):
+            complete = route.bring(node, position, range(len(node.inputs)), join.brought, step)
             if complete is False:
                 return None
-            step = carry.Step(((node.outputs[0], placed),)) if complete is True else step
+            step = carry.Step(((node.outputs[0], join.onward),)) if complete is True else step
         if not isinstance(step, Refusal) and step.edits and isinstance(self._port_after(node), Port):
             step = self._at.blocked(node)  # its constant is the bias of a product
         refusal = step if isinstance(step, Refusal) else self._at.excluded(node, step) or self._at.behind(node, affine)

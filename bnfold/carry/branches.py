@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold import dtypes
 from bnfold.affine import Affine
 from bnfold.carry.step import (
     Backward,
     Forward,
     Step,
+    may_overflow,
     misplaced,
     needs_no_shift,
     needs_no_sign,
     of_integers,
     onto_inputs,
 )
+from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
 __all__ = ["BACKWARD", "FORWARD"]
+
+_LOST = 2.0**-9
+"""By how much of itself a constant may change where rounding leaves less of it."""
 
 
 def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
@@ -50,6 +54,9 @@ def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusa
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
+    overflow = may_overflow(node, placed, behind=True)
+    if overflow is not None:
+        return overflow
     plain = placed.only_scale()
     signs = [1.0, -1.0] if node.op == "Sub" else [1.0] * len(node.inputs)
     carriers = sorted(range(len(node.inputs)), key=lambda i: _far(node, node.inputs[i])) if placed.shifts else [0]
@@ -81,7 +88,9 @@ def mean_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refus
 def product_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     casts = (node.scope.producer(name) for name in node.inputs if affine.shifts)
     integers = (of_integers(cast) for cast in casts if cast is not None)
-    blocked = next(filter(None, integers), None) or needs_no_shift(node, affine)
+    blocked = (
+        next(filter(None, integers), None) or needs_no_shift(node, affine) or may_overflow(node, affine, behind=True)
+    )
     if blocked is not None:
         return blocked
     if _stretches_second(node):
@@ -136,30 +145,36 @@ def _around_constants(node: Node, position: int, affine: Affine, *, shifts: bool
     undone = Affine(1.0 / affine.scale, -affine.shift / affine.scale if shifts else 0 * affine.shift, affine.axis)
     if not undone.finite:
         return Refusal("overflow", f"the scale in front of {node.op} '{node.label}' is too small to undo", node.label)
-    overflow = _may_overflow(node, affine)
+    overflow = may_overflow(node, affine)
     if overflow is not None:
         return overflow
+    if shifts and any(_is_lost(node.scope.constants.get(name), affine) for name in node.inputs):
+        return Refusal("overflow", f"a constant of {node.op} '{node.label}' is lost beside the shift", node.label)
     one = Affine.of(1.0)
     step = onto_inputs(node, [one if i == position else undone for i in range(len(node.inputs))])
     return step if isinstance(step, Refusal) else Step(((node.outputs[0], onward),), step.edits)
+
+
+def _is_lost(constant: Constant | None, affine: Affine) -> bool:
+    """Whether rounding leaves little of a constant once a shift is undone in it, as of a tiny one that averts zero."""
+    if constant is None or not affine.shifts:
+        return False
+    values = constant.float64()
+    axis = [-1] + [1] * (-affine.axis - 1 if not affine.uniform else 0)
+    scale, shift = affine.scale.reshape(axis), affine.shift.reshape(axis)
+    kept = scale * ((values - shift) / scale).astype(constant.array().dtype).astype(np.float64) + shift
+    return bool((np.abs(kept - values) > _LOST * np.abs(values)).any())
 
 
 def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     if node.op == "Div" and position == 1:
         return misplaced(node, "divides by it")
     if _stretches_second(node) and position == 0:
-        return needs_no_shift(node, affine) or _may_overflow(node, affine) or Step(((node.outputs[0], affine),))
+        return needs_no_shift(node, affine) or may_overflow(node, affine) or Step(((node.outputs[0], affine),))
     placed = _from_last(node, node.inputs[position], affine)
     if isinstance(placed, Refusal):
         return placed
-    return needs_no_shift(node, placed) or _may_overflow(node, placed) or Step(((node.outputs[0], placed),))
-
-
-def _may_overflow(node: Node, affine: Affine) -> Refusal | None:
-    """In float16 a scale below one in front of a product or sum is often what keeps it from overflowing."""
-    if node.scope.shapes.element_type(node.outputs[0]) != dtypes.FLOAT16 or not (np.abs(affine.scale) < 1.0).any():
-        return None
-    return Refusal("overflow", f"without the scale in front of it, '{node.label}' may overflow in float16", node.label)
+    return needs_no_shift(node, placed) or may_overflow(node, placed) or Step(((node.outputs[0], placed),))
 
 
 # -- MatMul of two computed tensors ------------------------------------------------------------------------------------
@@ -170,7 +185,7 @@ def matmul_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
-    blocked = needs_no_shift(node, placed) or _no_matrices(node)
+    blocked = needs_no_shift(node, placed) or may_overflow(node, placed, behind=True) or _no_matrices(node)
     if blocked is not None:
         return blocked
     left, right = (Step(((name, placed),)) for name in node.inputs)
@@ -185,7 +200,7 @@ def matmul_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     placed = _from_last(node, node.inputs[position], affine)
     if isinstance(placed, Refusal):
         return placed
-    blocked = needs_no_shift(node, placed) or _no_matrices(node) or _may_overflow(node, placed)
+    blocked = needs_no_shift(node, placed) or _no_matrices(node) or may_overflow(node, placed)
     if blocked is not None:
         return blocked
     if placed.uniform or placed.axis == (-2, -1)[position]:

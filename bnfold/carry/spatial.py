@@ -13,6 +13,7 @@ from bnfold.carry.step import (
     Forward,
     Step,
     constant_ints,
+    may_overflow,
     misplaced,
     needs_no_shift,
     needs_no_sign,
@@ -34,7 +35,9 @@ _NEAR = 8
 def _pool_refusal(node: Node, affine: Affine) -> Refusal | None:
     if not affine.uniform and affine.axis > 1:
         return misplaced(node, "pools over the axis that the channels are on")
-    if any(d != 1 for d in node.integers("dilations") or ()) and any(node.integers("pads") or ()):
+    if any(d != 1 for d in node.integers("dilations") or ()) and windows.pads(
+        node, node.integers("kernel_shape") or ()
+    ):
         return Refusal("blocked", f"a window of {node.op} '{node.label}' may hold padding alone", node.label)
     if node.op in ("LpPool", "GlobalLpPool"):
         return needs_no_shift(node, affine) or needs_no_sign(node, affine)
@@ -70,7 +73,8 @@ def pool_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     placed = placed_from_first(node, node.inputs[0], affine)
     if isinstance(placed, Refusal):
         return placed
-    return _pool_refusal(node, placed) or Step(((node.outputs[0], placed),))
+    overflow = may_overflow(node, placed) if node.op in ("LpPool", "GlobalLpPool") else None
+    return overflow or _pool_refusal(node, placed) or Step(((node.outputs[0], placed),))
 
 
 # -- reductions --------------------------------------------------------------------------------------------------------
@@ -174,6 +178,9 @@ def reduce_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     assert not isinstance(placed, Refusal), "the axes needed the rank, too"
     if not placed.uniform and placed.axis in axes:
         return misplaced(node, "reduces the axis that the channels are on")
+    overflow = may_overflow(node, placed) if node.op in ("ReduceSum", "ReduceL1", "ReduceL2") else None
+    if overflow is not None:
+        return overflow
     moved = _through_reduction(node, placed, axes, backwards=False)
     if isinstance(moved, Refusal):
         return moved

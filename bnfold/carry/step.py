@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
+from bnfold import dtypes
 from bnfold.affine import Affine
 from bnfold.constants import Constant
 from bnfold.graph import Node
@@ -20,6 +23,7 @@ __all__ = [
     "Forward",
     "Step",
     "constant_ints",
+    "may_overflow",
     "misplaced",
     "needs_no_shift",
     "needs_no_sign",
@@ -112,6 +116,27 @@ def needs_no_sign(node: Node, affine: Affine) -> Refusal | None:
         return None
     channel = int(affine.scale.argmin())
     return Refusal("sign", f"{node.op} '{node.label}' passes no negative scale, as in channel {channel}", node.label)
+
+
+def may_overflow(node: Node, affine: Affine, *, behind: bool = False) -> Refusal | None:
+    """In float16 a scale below one in front of a product or sum is often what keeps it from overflowing.
+
+    Args:
+        behind: it stands behind the operator; above one, what it makes of an operand may overflow where a gate or a
+            difference made the product or sum small.
+    """
+    size = np.abs(affine.scale)
+    if (
+        node.scope.shapes.element_type(node.outputs[0]) != dtypes.FLOAT16
+        or not (size > 1 if behind else size < 1).any()
+    ):
+        return None
+    what = (
+        f"with the scale in front of '{node.label}', its operands"
+        if behind
+        else f"without the scale in front of it, '{node.label}'"
+    )
+    return Refusal("overflow", f"{what} may overflow in float16", node.label)
 
 
 def of_integers(node: Node) -> Refusal | None:

@@ -1,0 +1,46 @@
+"""Joins that an affine passes only when it is on all operands: Concat along another axis, sums, means, maxima.
+
+``(s * a + t) + (s * b + t) = s * (a + b) + 2 * t``, and ``max(s * a + t, s * b + t) = s * max(a, b) + t`` where ``s`` is
+not negative.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bnfold.affine import Affine
+from bnfold.carry.step import may_overflow, needs_no_sign
+from bnfold.graph import Node
+
+__all__ = ["Together", "together"]
+
+
+class Together(NamedTuple):
+    """What has to be on every operand, and what goes on behind the operator then."""
+
+    brought: Affine
+    onward: Affine
+
+
+def together(node: Node, tensor: str, affine: Affine) -> Together | None:
+    """How the affine of one operand passes with those of the others; None where it does not."""
+    shapes = node.scope.shapes
+    if node.op == "Concat":
+        axis = shapes.axis(tensor, affine.axis)
+        placed = affine if axis is None else affine.at(axis)
+        return Together(placed, placed)
+    if node.op not in _JOINS or any(node.scope.constants.get(name) is not None for name in node.inputs):
+        return None
+    rank = shapes.rank(tensor)
+    if node.scope.opset < 7 or (rank is None and not affine.uniform and affine.axis >= 0):
+        return None
+    placed = affine if affine.uniform or affine.axis < 0 or rank is None else affine.at(affine.axis - rank)
+    if node.op in ("Max", "Min"):
+        return None if needs_no_sign(node, placed) else Together(placed, placed)
+    if may_overflow(node, placed):
+        return None
+    times = {"Sub": 0, "Mean": 1}.get(node.op, len(node.inputs))
+    return Together(placed, Affine(placed.scale, placed.shift * times, placed.axis))
+
+
+_JOINS = ("Add", "Sub", "Sum", "Mean", "Max", "Min")
