@@ -144,6 +144,10 @@ class Spread(Affine):
             return Spread(scale, shift, kept[0], tuple(kept))
         return Affine(scale.ravel(), shift.ravel(), *kept)
 
+    def simplest(self) -> Affine:
+        """Itself: values along several axes vary."""
+        return self
+
     def on(self, axes: Iterable[int]) -> Affine:
         """The same values on other axes."""
         return Spread(self.scale, self.shift, self.axis, tuple(axes))

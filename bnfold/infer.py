@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper, shape_inference
 from bnfold import faults
 from bnfold.dimensions import derived, sources
 from bnfold.graph import attribute_graphs
-from bnfold.shapes import lasting
+from bnfold.shapes import MADE_UP, lasting
 
 if TYPE_CHECKING:
     from bnfold.graph import Node, Scope
@@ -128,7 +128,8 @@ def _state_proven(scope: Scope, graph: Any) -> bool:
             continue
         known = lasting(proven)
         if inferred is None or any(a is None and b is not None for a, b in zip(inferred, known, strict=False)):
-            graph.value_info.append(helper.make_tensor_value_info(name, element_type, known))
+            named = [f"{MADE_UP}{name}:{axis}" if d is None else d for axis, d in enumerate(known)]
+            graph.value_info.append(helper.make_tensor_value_info(name, element_type, named))
     return len(graph.value_info) > len(stated)
 
 

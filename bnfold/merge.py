@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 import numpy as np
 
 from bnfold import crossing
@@ -13,10 +15,22 @@ from bnfold.refusals import Refusal
 from bnfold.route import Route
 from bnfold.walker import Walker
 
-__all__ = ["merge"]
+__all__ = ["Stage", "merge", "split"]
 
 
-def merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+class Stage(Enum):
+    """How far merging goes; each stage comes when the one before finds nothing any more.
+
+    ``WIDE``: past affines along another axis, too, whose constants have both axes then. ``SPLIT``: the scale one way
+    and the shift the other, too.
+    """
+
+    PLAIN = auto()
+    WIDE = auto()
+    SPLIT = auto()
+
+
+def merge(plan: ScopePlan, walker: Walker, chain: Chain, stage: Stage) -> bool:
     """Move a chain into another one that stays, or keep half of it, where that saves operators; returns whether it
     did."""
     if chain.widened:
@@ -30,8 +44,39 @@ def merge(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
     if isinstance(route, Route) and route.cost == 0 and route.ends:
         _take_whole(plan, chain, route, backward=False)
         return True
+    if stage is Stage.SPLIT and split(plan, walker, chain):
+        return True
     if (len(chain.members) > 1 or chain.rewritten) and chain.operators_needed() > 1 and plan.may_change(chain):
         return _halve(plan, walker, chain, readers)
+    return False
+
+
+def split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+    """Scale one way and shift the other: ``s * (x + t / s)`` or ``(s * x) + t``; only when nothing stays behind."""
+    affine = chain.affine
+    if not (affine.scales and affine.shifts):
+        return False
+    readers = frozenset((chain.members[0].node.index,))
+    ways = [(affine.only_scale(), affine.only_shift())]
+    dead = (affine.scale == 0) & (affine.shift == 0)
+    if (dead | (affine.scale != 0)).all():
+        moved = Affine(affine.scale, np.where(dead, 0.0, affine.shift / affine.scale), affine.axis)
+        if moved.finite:
+            ways.append((moved.only_shift(), affine.only_scale()))
+    for back, forth in ways:
+        towards_producers = walker.backward(chain.data, back, readers)
+        if isinstance(towards_producers, Refusal) or towards_producers.cost:
+            continue
+        towards_consumers = walker.forward(chain.output, forth)
+        if isinstance(towards_consumers, Refusal) or towards_consumers.cost:
+            continue
+        _take(plan, chain, towards_producers, backward=True)
+        _take(plan, chain, towards_consumers, backward=False)
+        chain.routes += [towards_producers, towards_consumers]
+        plan.remove(chain, keeps_input=True)
+        for route in chain.routes:
+            _drop_identities(plan, route)
+        return True
     return False
 
 

@@ -17,11 +17,10 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.across import fold_across
-from bnfold.affine import Affine
 from bnfold.chain import Chain
 from bnfold.chains import collect, drop_identity, find_dead, join_neighbours
 from bnfold.graph import Node, Scope
-from bnfold.merge import merge
+from bnfold.merge import Stage, merge, split
 from bnfold.plan import Limits, ScopePlan
 from bnfold.refusals import Refusal
 from bnfold.route import Route
@@ -49,10 +48,7 @@ def _plan_root(root: Scope, limits: Limits, plans: dict[int, ScopePlan]) -> None
             _route_all(plans[id(scope)])
         if len(scopes) > 1 and fold_across(scopes, plans):
             continue
-        merged = [_merge_all(plans[id(scope)]) for scope in scopes]
-        if not any(merged):
-            merged = [_merge_all(plans[id(scope)], widen=True) for scope in scopes]
-        moved = any(merged)
+        moved = any(_merge_scopes([plans[id(scope)] for scope in scopes], stage) for stage in Stage)
 
 
 def _begin(scope: Scope, limits: Limits, bodies: list[tuple[Node, ScopePlan]]) -> ScopePlan:
@@ -84,22 +80,23 @@ def _route_each(plan: ScopePlan, *, adds: bool) -> bool:
     return moved and any(chain.waiting for chain in plan.chains)
 
 
-def _merge_all(plan: ScopePlan, *, widen: bool = False) -> bool:
-    """Merge what stays, until nothing does; whether the way may now be clear for others.
+def _merge_scopes(plans: list[ScopePlan], stage: Stage) -> bool:
+    merged = [_merge_all(plan, stage) for plan in plans]  # all, not up to the first
+    return any(merged)
 
-    Args:
-        widen: past affines along another axis, too, whose constants have both axes then.
-    """
+
+def _merge_all(plan: ScopePlan, stage: Stage) -> bool:
+    """Merge what stays, until nothing does; whether the way may now be clear for others."""
     join_neighbours(plan)
     moved, merged = False, any(chain.waiting for chain in plan.chains)
     while merged:
-        walker = Walker(plan, merge=True, widen=widen)
+        walker = Walker(plan, merge=True, widen=stage is not Stage.PLAIN)
         merged = False
         # From the end, so that the next one to merge with is near. Norms last: one that takes another chain stays a
         # single operator, and one that is taken may leave two.
         late = plan.chains[::-1]
         for chain in (*(c for c in late if c.norm is None), *(c for c in late if c.norm is not None)):
-            if chain.staying and merge(plan, walker, chain):
+            if chain.staying and merge(plan, walker, chain, stage):
                 merged = moved = True
     return moved
 
@@ -164,7 +161,7 @@ def _towards_consumers(plan: ScopePlan, walker: Walker, chain: Chain, *, adds: b
         chain.routes.append(route)
         plan.remove(chain, keeps_input=True)
         return True
-    if chain.affine.scales and chain.affine.shifts and _split(plan, walker, chain):
+    if split(plan, walker, chain):
         return True
     assert chain.refusal is not None, "it was tried towards producers"
     assert refusal is not None
@@ -180,28 +177,3 @@ def _tell(back: Refusal, forth: Refusal) -> Refusal:
     else:
         first, second, also = back, forth, "and towards the consumers"
     return Refusal(first.code, f"{first.reason}; {also}: {second.reason}", first.node or second.node)
-
-
-def _split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
-    """Scale one way and shift the other: ``s * (x + t / s)`` or ``(s * x) + t``; only when nothing stays behind."""
-    affine = chain.affine
-    readers = frozenset((chain.members[0].node.index,))
-    ways = [(affine.only_scale(), affine.only_shift())]
-    dead = (affine.scale == 0) & (affine.shift == 0)
-    if (dead | (affine.scale != 0)).all():
-        moved = Affine(affine.scale, np.where(dead, 0.0, affine.shift / affine.scale), affine.axis)
-        if moved.finite:
-            ways.append((moved.only_shift(), affine.only_scale()))
-    for back, forth in ways:
-        towards_producers = walker.backward(chain.data, back, readers)
-        if isinstance(towards_producers, Refusal) or towards_producers.cost:
-            continue
-        towards_consumers = walker.forward(chain.output, forth)
-        if isinstance(towards_consumers, Refusal) or towards_consumers.cost:
-            continue
-        plan.take(chain, towards_producers, backward=True)
-        plan.take(chain, towards_consumers, backward=False)
-        chain.routes += [towards_producers, towards_consumers]
-        plan.remove(chain, keeps_input=True)
-        return True
-    return False

@@ -14,10 +14,10 @@ from bnfold.dimensions import Dim, Dims, derived, merged, sources
 if TYPE_CHECKING:
     from bnfold.graph import Scope
 
-_MADE_UP = "unk__"
+MADE_UP = "unk__"
 """How the names begin that onnx shape inference makes up, anew each time."""
 
-__all__ = ["Shapes", "lasting"]
+__all__ = ["MADE_UP", "Shapes", "lasting"]
 
 
 class Shapes:
@@ -185,7 +185,7 @@ class Shapes:
 
 def lasting(dims: Dims) -> Dims:
     """Without the names that one inference made up: another uses the same for something else."""
-    return tuple(None if str(d).startswith(_MADE_UP) else d for d in dims)
+    return tuple(None if str(d).startswith(MADE_UP) else d for d in dims)
 
 
 def _type_of(value: Any) -> Any:

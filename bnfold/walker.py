@@ -147,7 +147,7 @@ class Walker:
         route.crossed.append(node)
         route.edits += step.edits
         here = frozenset((node.index,))
-        stack.extend((name, part, here, depth + 1) for name, part in reversed(step.onward))
+        stack.extend((name, part.simplest(), here, depth + 1) for name, part in reversed(step.onward))
         return None
 
     def _choose(self, route: Route, steps: list[carry.Step], node: Node, depth: int, nesting: int) -> Refusal | None:
@@ -268,7 +268,7 @@ class Walker:
             route.tensors += [member.output for member in chain.members[:-1]]
             route.crossed.append(node)
             route.edits += way.edits
-            stack.extend((name, part, depth + 1) for name, part in way.onward)
+            stack.extend((name, part.simplest(), depth + 1) for name, part in way.onward)
             return None
         entry = absorb.BEFORE.get(node.op)
         if entry is not None:
@@ -296,5 +296,5 @@ class Walker:
         route.edits += step.edits
         if node.index in self._plan.out and self._plan.out[node.index].shifts:
             route.passed.append((node, float(affine.scale[0])))
-        stack.extend((name, part, depth + 1) for name, part in reversed(step.onward))
+        stack.extend((name, part.simplest(), depth + 1) for name, part in reversed(step.onward))
         return None

@@ -337,6 +337,11 @@ MERGES = [
          outputs="float[2,4,5,5] y, float[2,4,5,5] z", k=np.float32(1), l=np.float32(3), affines=2),
     case("along rows once a norm in between is gone", "float[N,1,2,4] x",
          "a = BN1(x)\nn = Mul(a, r)\nb = BNshift1(n)\ny = Add(b, l)", r=(4,), l=(1, 1, 4), affines=2),
+    case("along three axes in a row", "float[2,6,4] x", "c = MatMul(x, W)\na = Add(c, h)\nb = Add(a, r)\nd = Sub(k, b)\ny = MatMul(d, V)",
+         W=(4, 5), h=(6, 1), r=np.float32([1, 2, 3, 4, -1]), k=(2, 1, 1), V=(5, 2), affines=1),
+    case("signs that cancel out along two axes", "float[2,3,4,4] x",
+         "c = Conv(x, W)\na = Sub(c, r)\nn = BN3(a)\nb = Sub(s, n)\nd = Sub(k, b)\ny = Sub(r, d)",
+         W=(3, 3, 1, 1), r=(4,), s=np.float32(2), k=(3, 1, 1), affines=1),
     case("Sub Sub is nothing", X, "a = Sub(k, x)\nb = Sub(k, a)\ny = Relu(b)", k=(4, 1, 1)),
     case(
         "norm of norm through Relu and Transpose",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -449,7 +450,7 @@ def test_names_that_onnx_makes_up_are_not_handed_on(monkeypatch: pytest.MonkeyPa
     found = scope(build("float[N,4] x", through_casts(nodes), "float[a,b] y", opset=13, one=[1])).shapes
     assert found.dims("r") == (2, 1, "unk__0")
     assert len(given) == 2
-    assert not any("unk__" in text for text in given)
+    assert not any(re.search(r"unk__\d", text) for text in given)
 
 
 def test_long_chains_of_sums_are_walked_once() -> None:

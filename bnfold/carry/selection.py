@@ -18,6 +18,9 @@ __all__ = ["BACKWARD", "FORWARD", "PICKS", "reads_elsewhere"]
 PICKS = frozenset(["Gather", "Slice"])
 """Operators that read a part of a tensor."""
 
+_NO_END = (1 << 31) - 1
+"""From here on an end means the last element."""
+
 
 # -- Slice -------------------------------------------------------------------------------------------------------------
 
@@ -35,6 +38,8 @@ def _slices(node: Node) -> dict[int, slice] | None:
     steps = [1] * len(starts) if steps is None else steps
     found = {}
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if step < 0 and end >= _NO_END:
+            return None  # nothing, says onnx; all up to the first one, says onnxruntime
         stop = None if step < 0 and end < -(1 << 31) else end
         found[axis] = slice(start, stop, step)
     return found

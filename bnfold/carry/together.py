@@ -1,7 +1,7 @@
 """Joins that an affine passes only when it is on all operands: Concat along another axis, sums, means, maxima.
 
-``(s * a + t) + (s * b + t) = s * (a + b) + 2 * t``, and ``max(s * a + t, s * b + t) = s * max(a, b) + t`` where ``s`` is
-not negative.
+``(s * a + t) + (s * b + t) = s * (a + b) + 2 * t``, and ``max(s * a + t, s * b + t) = s * max(a, b) + t`` where
+``s`` is not negative.
 """
 
 from __future__ import annotations
