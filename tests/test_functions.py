@@ -103,6 +103,17 @@ def test_must_not_change(nodes: str, functions: tuple[str, ...], codes: str, giv
     keeps(model(nodes, *functions, **given), *codes.split())
 
 
+def test_a_function_with_the_name_of_an_operator_is_not_what_runs() -> None:
+    """Runtimes take the operator; so nothing passes it, and nothing is inlined."""
+    model = build(X, "c = Conv(x, W)\nr = Relu(c)\ny = Mul(r, k)", Y, W=W, k=np.float32(2))
+    negates = onnx.helper.make_node("Neg", ["a"], ["b"])
+    model.functions.append(onnx.helper.make_function("", "Relu", ["a"], ["b"], [negates], model.opset_import))
+    result = bnfold.fold(model, verify=False)
+    assert result.model.SerializeToString() == model.SerializeToString()
+    assert [entry.code for entry in result.report.kept] == ["function"]
+
+
+
 def assert_equal(original: onnx.ModelProto, result: bnfold.FoldResult) -> None:
     onnx.checker.check_model(result.model, full_check=True)
     feeds = feeds_for(original)

@@ -36,6 +36,15 @@ KEPT = [
         "b = Conv(x, V)\ns = Div(z, b)\ny = BNscale3(s)",
         V=W,
     ),
+    *[
+        kept(f"float16: a scale above one behind {op}", "overflow", "float16[2,4,4,4] x", TWO + f"s = {op}(a, b)\ny = Mul(s, two)",
+             two=np.float16(2), **WV)
+        for op in ("Mul", "Add", "Sub")
+    ],
+    kept("float16: a scale above one behind a product of matrices", "overflow", "float16[2,4,4] x, float16[2,4,4] z",
+         "a = MatMul(x, W)\nb = MatMul(z, W)\ns = MatMul(a, b)\ny = Mul(s, two)", two=np.float16(2), W=(4, 4)),
+    kept("a bound that the shift would swallow", "overflow", "float[2,4] x", "a = Add(x, k)\nm = Max(a, eps)\ny = Gemm(m, V)",
+         k=np.float32(-3), eps=np.float32([1e-8]), V=(4, 3)),
     kept("Max: negative scale", "sign", X, TWO + "s = Max(a, b)\ny = BN3(s)", **WV),
     kept(
         "an affine along another axis that would become two operators",

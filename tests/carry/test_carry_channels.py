@@ -53,6 +53,17 @@ KEPT = [
         two=np.float32(2),
     ),
     kept(
+        "a Slice backwards from beyond the end, which is nothing or all",
+        "shared-output",
+        X,
+        "c = Conv(x, W)\nn = BN4(c)\nu = Slice(c, i0, far, i1, back)\nr = ReduceSum(u)\ny = Add(n, r)",
+        W=(4, 4, 1, 1),
+        i0=[0],
+        i1=[1],
+        far=[(1 << 31) - 1],
+        back=[-1],
+    ),
+    kept(
         "only one part of the rows is scaled, in front",
         "axis",
         X + ", float[2,4,4,4] z",

@@ -63,6 +63,14 @@ KEPT = [
         b=[0],
         h=[2],
     ),
+    *[
+        kept(f"float16: a scale below one in front of {op}", "overflow", "float16[2,4,4,4] x",
+             f"n = Mul(x, half)\nr = {op}\ny = Conv(r, W)", W=W, half=np.float16(0.5), opset=17,
+             **({} if "LpPool" in op else {"h": [2]} if "Sum" in op else {}))
+        for op in ("ReduceSum(n, h)", "ReduceL1 <axes=[2]> (n)", "ReduceL2 <axes=[3]> (n)", "GlobalLpPool <p=1> (n)")
+    ],
+    kept("a dilated pool that pads to the same size", "blocked", "float[2,4,H,4] x",
+         C + 'p = MaxPool <kernel_shape=[2,2], dilations=[4,4], auto_pad="SAME_UPPER"> (c)\ny = BN3(p)', W=W, opset=19),
     kept(
         "ReduceMean of nothing",
         "shift",

@@ -1,0 +1,52 @@
+"""Joins that an affine passes when it is on all operands: Add, Sub, Sum, Mean, Max, Min, and Concat along another axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import Case, case, kept
+
+X = "float[2,4,4,4] x"
+W = (3, 4, 1, 1)
+POOLS = "p = MaxPool <kernel_shape=[2,2]> ({0})\nq = AveragePool <kernel_shape=[2,2]> ({0})\n"
+HALF = np.float16(0.5)
+
+KEPT = [
+    kept("one operand", "no-producer", f"{X}, float[2,4,3,3] z", "n = BNpos4(x)\np = MaxPool <kernel_shape=[2,2]> (n)\n"
+         "s = Add(p, z)\ny = Conv(s, W)", W=W),
+    kept("one by way of an Abs", "shift", X, "n = BNpos4(x)\na = Abs(n)\nr = ReduceMax <keepdims=1> (n, hw)\n"
+         "s = Max(a, r)\ny = Conv(s, W)", W=W, hw=[2, 3]),
+    kept("a constant among them", "no-producer", "float[2,4,3,3] x", "n = BNposscale4(x)\nr = Relu(n)\ns = Sum(n, r, k)\n"
+         "y = Conv(s, W)", W=W, k=np.ones((2, 4, 3, 3), np.float32)),
+    kept("a negative scale in front of a maximum", "sign", X,
+         "n = BN4(x)\n" + "a, b = Split <axis=2, num_outputs=2> (n)\n" + "s = Max(a, b)\ny = Conv(s, W)", W=W),
+    kept("turned on its way to one of them", "no-producer", X, "n = BNpos4(x)\nt = Transpose <perm=[0,2,1,3]> (n)\n"
+         "s = Add(n, t)\ny = Conv(s, W)", W=W),
+    kept("float16, where the scale keeps the sum from overflowing", "no-producer", "float16[2,4,4,4] x",
+         "n = Mul(x, half)\n" + POOLS.format("n") + "s = Add(p, q)\ny = Conv(s, W)", W=W, half=HALF),
+]  # fmt: skip
+
+CASES = [
+    *[
+        case(f"{op} of two pools", X, "n = BNpos4(x)\n" + POOLS.format("n") + f"s = {op}(p, q)\ny = Conv(s, W)", W=W)
+        for op in ("Add", "Sub", "Sum", "Max", "Min", "Mean")
+    ],
+    case("a sum of three", X, "n = BN4(x)\nt = Identity(n)\np, q = Split <axis=2, num_outputs=2> (t)\n"
+         "a, b = Split <axis=3, num_outputs=2> (p)\nc, d = Split <axis=3, num_outputs=2> (q)\ns = Sum(a, b, c)\n"
+         "e = Sub(s, d)\ny = Conv(e, W)", affines=0, norms=1, W=W),
+    case("a tensor and itself", X, "n = BN4(x)\ns = Add(n, n)\ny = Conv(s, W)", W=W),
+    case("a pool without what it pools", X, "a = Mul(x, k)\nb = Add(a, k)\np = AveragePool <kernel_shape=[2,2], pads=[0,0,1,1]> (b)\n"
+         "s = Sub(p, b)\nl = Mul(s, m)\ny = Relu(l)", affines=1, k=(4, 1, 1), m=(4, 1, 1)),
+    case("operands of another rank", "float[4,5] x", "a = Mul(x, k)\nf = ReduceMax <keepdims=0> (a, i0)\ns = Add(a, f)\ny = Gemm(s, V)",
+         k=np.float32([1, 2, 0.5, 4, 1]), i0=[0], V=(5, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_must_not_change(case: Case) -> None:
+    case.keeps()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_passes(case: Case) -> None:
+    case.folds()
