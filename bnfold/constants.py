@@ -31,8 +31,9 @@ EXPRESSION_DEPTH = 64
 _EXPRESSION_OPS = frozenset(
     """
     Abs Add Cast CastLike Clip Concat ConstantOfShape DequantizeLinear Div Exp Expand Flatten Gather Identity Log
-    MatMul Max Mean Min Mul Neg Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare
-    Relu Reshape Shape Sigmoid Size Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
+    MatMul Max Mean Min Mul Neg Pow QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum
+    ReduceSumSquare Relu Reshape Shape Sigmoid Size Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile Transpose
+    Unsqueeze Where
     """.split()
 )
 

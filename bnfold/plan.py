@@ -190,8 +190,9 @@ class ScopePlan:
     def can_merge(self, node: Node, affine: Affine, *, into: bool) -> bool:
         """Whether the chain that ``node`` belongs to can take another affine without growing."""
         chain = self.chain_of[node.index]
+        past = into and not affine.shifts and chain.affine.scales  # the shift behind has two axes, the scale has not
         if (
-            not chain.waiting
+            not (chain.waiting or (chain.staying and past))
             or not self.may_change(chain)
             or node is not (chain.members[0] if into else chain.members[-1]).node
         ):

@@ -148,7 +148,7 @@ def _read_elementwise(node: Node) -> AffineNode | Refusal | None:
     affine = _elementwise_affine(node, vector, constant_is_left=left is not None, axis=place)
     if isinstance(affine, Refusal):
         return affine
-    return AffineNode(node, data, affine, norm=False)
+    return AffineNode(node, data, affine.simplest(), norm=False)
 
 
 def _elementwise_affine(node: Node, vector: Vector, *, constant_is_left: bool, axis: int) -> Affine | Refusal:

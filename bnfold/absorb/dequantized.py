@@ -11,17 +11,29 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["Dequantized", "dequantized"]
+__all__ = ["RANGES", "Dequantized", "dequantized"]
+
+RANGES = {
+    2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 6: (-(2**31), 2**31 - 1), 21: (0, 15), 22: (-8, 7),
+}  # fmt: skip
+"""Integers whose signs can be flipped (``TensorProto.DataType``: uint8, int8, uint16, int16, int32, uint4, int4)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dequantized:
-    """A constant behind a DequantizeLinear."""
+    """A constant behind a DequantizeLinear.
+
+    Attributes:
+        values: the integers, stored or made by ``source``.
+        source: the QuantizeLinear that makes them of a float weight, by the same scale, as quantization-aware training
+            leaves it; None where they are stored.
+    """
 
     node: Node
     values: Constant
     scale: Constant
     zero: Constant | None
+    source: Node | None = None
 
     @property
     def shared(self) -> bool:
@@ -65,10 +77,32 @@ def dequantized(node: Node, position: int) -> Dequantized | Refusal:
     zero = scope.constants.get(producer.input(2))
     if values is None or scale is None or (producer.input(2) and zero is None) or not scale.floating:
         return Refusal("quantized", f"the quantization of '{name}' is not constant", producer.label, lasting=True)
-    weight = Dequantized(producer, values, scale, zero)
+    weight = Dequantized(producer, values, scale, zero, _source(producer, values))
+    if weight.source is not None and not _is_pair(weight, weight.source):
+        return Refusal("quantized", f"'{name}' is quantized and dequantized differently", producer.label, lasting=True)
     if not _fits(weight):
         return Refusal("quantized", f"its scales do not fit '{name}'", producer.label, lasting=True)
     return weight
+
+
+def _source(node: Node, values: Constant) -> Node | None:
+    made = node.scope.producer(node.input(0))
+    return made if made is not None and made.op == "QuantizeLinear" and values.node is made else None
+
+
+def _is_pair(weight: Dequantized, source: Node) -> bool:
+    """Whether QuantizeLinear and DequantizeLinear have the same scale and zero point, and nobody reads in between."""
+    scope = source.scope
+    for position, own in ((1, weight.scale), (2, weight.zero)):
+        theirs = scope.constants.get(source.input(position))
+        if (theirs is None) != (own is None):
+            return False
+        if theirs is not None and own is not None and not np.array_equal(theirs.float64(), own.float64()):
+            return False
+    if weight.values.data_type not in RANGES or weight.shared or weight.block or source.integer("block_size", 0):
+        return False
+    same_axis = weight.scale.size == 1 or source.integer("axis", 1) % len(weight.values.dims) == weight.axis
+    return same_axis and len(scope.readers(source.outputs[0])) == 1 and source.outputs[0] not in scope.output_set
 
 
 def _fits(weight: Dequantized) -> bool:

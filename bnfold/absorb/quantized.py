@@ -10,19 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import dtypes
-from bnfold.absorb import conv, gemm, matmul, quantized_bias
-from bnfold.absorb.dequantized import Dequantized, dequantized
+from bnfold.absorb import conv, fakequantized, gemm, matmul, quantized_bias
+from bnfold.absorb.dequantized import RANGES, Dequantized, dequantized
 from bnfold.absorb.port import Port, Rewrite, Stored
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
 __all__ = ["after", "rewrite", "side", "stands_at"]
-
-_RANGES = {
-    2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 6: (-(2**31), 2**31 - 1), 21: (0, 15), 22: (-8, 7),
-}  # fmt: skip
-"""Integers whose signs can be flipped (``TensorProto.DataType``: uint8, int8, uint16, int16, int32, uint4, int4)."""
 
 _SYMMETRIC = (17, 18, 19, 20)
 """float8 types: every number has its negative."""
@@ -61,6 +56,7 @@ def after(behind: Node) -> Port | Refusal:
     product = node.op == "MatMul"
     bias = None if product else quantized_bias.quantized(node)
     changes = tuple(each.node.outputs[0] for each in (weight, bias) if each is not None and not each.shared)
+    changes += () if weight.source is None else (weight.source.outputs[0],)
     output_axis = (-2 if position == 0 else -1) if product else 1
     return Port(node, output_axis, channels, adds=product and behind is node, check=check, changes=changes)
 
@@ -98,6 +94,8 @@ def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusa
     if isinstance(scale, Refusal):
         return scale
     smallest, largest = dtypes.limits(weight.scale.data_type)
+    if weight.source is not None and not affine.scale.all():
+        return Refusal("quantized", f"'{weight.source.label}' cannot quantize by a scale of zero", node.label)
     size = np.abs(scale)
     if ((size > 0) & (size < smallest)).any() or not size.max() <= largest:
         return Refusal("overflow", f"a scale of '{weight.node.label}' does not fit its data type", node.label)
@@ -134,12 +132,12 @@ def _flip_problem(node: Node, weight: Dequantized, axis: int, factor: Vector) ->
     kind = weight.values.data_type
     if kind in _SYMMETRIC and not weight.zeros().any():
         return None
-    if kind not in _RANGES:
+    if kind not in RANGES:
         return Refusal(
             "quantized", f"the sign of the weight of '{node.label}' cannot be flipped in its type", node.label
         )
     turned = _flipped(weight, axis, factor)
-    if turned.min() >= _RANGES[kind][0] and turned.max() <= _RANGES[kind][1]:
+    if turned.min() >= RANGES[kind][0] and turned.max() <= RANGES[kind][1]:
         return None
     reason = f"flipping the sign of the weight of '{node.label}' leaves the range of its integers"
     return Refusal("quantized", reason, node.label)
@@ -164,27 +162,33 @@ def rewrite(node: Node, out: Affine, *, add: Node | None = None) -> list[Rewrite
     assert not isinstance(place, Refusal)
     axis, channels = place
     affine = out.over(channels)
-    first = _rewrite_weight(weight, axis, _factor(weight, axis, affine))
-    first.apart = (node, position) if weight.shared else None
+    changed = _rewrite_weight(weight, axis, _factor(weight, axis, affine))
+    changed[0].apart = (node, position) if weight.shared else None
     if node.op != "MatMul":
-        return [first, *quantized_bias.rewrite(node, weight, affine)]
+        return [*changed, *quantized_bias.rewrite(node, weight, affine)]
     bias = affine.scale * matmul.bias_values(node, add, channels) + affine.shift
     if add is not None:
-        return [first, matmul.new_bias(node, add, bias)]
+        return [*changed, matmul.new_bias(node, add, bias)]
     shaped = bias if position == 1 else bias.reshape(-1, 1)
-    return [first, Rewrite(node, add=Stored(1, shaped, weight.data_type))] if bias.any() else [first]
+    return [*changed, Rewrite(node, add=Stored(1, shaped, weight.data_type))] if bias.any() else changed
 
 
-def _rewrite_weight(weight: Dequantized, axis: int, factor: Vector) -> Rewrite:
+def _rewrite_weight(weight: Dequantized, axis: int, factor: Vector) -> list[Rewrite]:
     scale = _new_scale(weight, axis, factor)
     assert not isinstance(scale, Refusal)
     changes = [Stored(1, scale, weight.scale.data_type, "scale")]
-    if (factor < 0).any():
-        changes.append(Stored(0, _flipped(weight, axis, factor), weight.values.data_type, "quantized"))
     attributes: dict[str, float | int] = {}
     if scale.size > weight.scale.size:
         attributes["axis"] = axis
         if weight.zero is not None:
             zero = np.broadcast_to(weight.zero.float64().ravel(), scale.shape)
             changes.append(Stored(2, zero, weight.zero.data_type, "zero_point"))
-    return Rewrite(weight.node, tuple(changes), attributes)
+    turned = _flipped(weight, axis, factor)
+    if weight.source is not None:
+        floats = fakequantized.floats(weight, weight.source, axis, factor, scale, turned)
+        return [
+            Rewrite(node, (*own, *changes), attributes) for node, own in ((weight.node, ()), (weight.source, floats))
+        ]
+    if (factor < 0).any():
+        changes.append(Stored(0, turned, weight.values.data_type, "quantized"))
+    return [Rewrite(weight.node, tuple(changes), attributes)]

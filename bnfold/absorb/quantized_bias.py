@@ -76,7 +76,7 @@ def quantized(node: Node) -> Dequantized | None:
     """The bias behind a DequantizeLinear, if it has one."""
     producer = node.scope.producer(node.input(2))
     found = dequantized(node, 2) if producer is not None and producer.op == "DequantizeLinear" else None
-    return found if isinstance(found, Dequantized) else None
+    return found if isinstance(found, Dequantized) and found.source is None else None
 
 
 def _accumulator_step(node: Node, weight: Dequantized) -> NDArray[np.float64] | None:
