@@ -70,8 +70,8 @@ CODES: dict[str, Explanation] = {
         "Look at the checkpoint: a running variance of zero or an overflow in training is the usual cause.",
     ),
     "overflow": Explanation(
-        "The folded weight does not fit the weight's data type.",
-        "In float16 everything above 65504 becomes infinity.",
+        "A folded value does not fit its data type, or may not where the scale stands now.",
+        "In float16 everything above 65504 becomes infinity, and a scale in front of a sum may be what prevents that.",
         "Fold the float32 model first and convert to float16 afterwards.",
     ),
     "underflow": Explanation(
@@ -112,7 +112,7 @@ CODES: dict[str, Explanation] = {
         "Put the norm behind the convolution when training, or pad explicitly before the norm.",
     ),
     "shared-output": Explanation(
-        "The tensor has other readers than the norm.",
+        "The tensor has other readers than the norm, of the same channels.",
         "Those readers need the value before the norm, so it cannot move into the operator that makes it.",
         "Nothing to do, unless the other readers are leftovers.",
     ),
@@ -163,8 +163,8 @@ CODES: dict[str, Explanation] = {
         "Fold before quantizing: bnfold first, then the quantizer.",
     ),
     "function": Explanation(
-        "The norm stands in a model-local function whose weights come from the calls.",
-        "One body serves calls with different weights.",
+        "The norm stands in a model-local function whose weights come from the calls, or behind one that is opaque.",
+        "One body serves calls with different weights; one with the name of an operator is not what runtimes run.",
         "Inline the function (onnx.inliner) and fold again.",
     ),
     "no-gain": Explanation(
