@@ -105,8 +105,7 @@ def _summed(node: Node, axes: list[int]) -> int | Refusal:
 def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
     """The mean or maximum of no elements is what it is, whatever they would have been shifted by.
 
-    Sizes that are not known count as none only where a Slice or Pad cuts them: operators in between keep them, and a
-    convolution makes no empty tensor.
+    Sizes that are not known count as none only where a Slice or Pad cuts them: operators in between keep them.
     """
     sizes = {axis: node.scope.shapes.dim(node.inputs[0], axis) for axis in axes}
     if 0 in sizes.values() or _is_cut(node, {axis for axis, size in sizes.items() if not isinstance(size, int)}):
@@ -118,7 +117,9 @@ def _is_cut(node: Node, axes: set[int]) -> bool:
     """Whether a Slice or Pad, with at most a few operators in between, may cut these axes of what the node reads."""
     source, moved = node.scope.producer(node.inputs[0]), False
     for _ in range(_NEAR if axes else 0):
-        if source is None or not source.inputs or source.op in ("Conv", "ConvTranspose", "Gemm"):
+        if source is not None and source.op in ("Conv", "ConvTranspose", "Gemm") and not moved:
+            axes = axes & {0}  # a window that does not fit is an error; of no images it makes none
+        if source is None or not source.inputs or not axes:
             break
         if source.op == "Slice":
             rank, cut = source.scope.shapes.rank(source.inputs[0]), constant_ints(source, "axes", 3)

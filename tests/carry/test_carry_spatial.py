@@ -81,6 +81,16 @@ KEPT = [
         h=[2],
     ),
     kept(
+        "ReduceMean of images that are cut, perhaps to none",
+        "shift",
+        "float[N,4,4,4] x",
+        "t = Slice(x, one, end, b)\nc = Conv(t, W)\nr = ReduceMean <keepdims=1> (c, b)\ny = BN3(r)",
+        W=W,
+        b=[0],
+        one=[1],
+        end=[9],
+    ),
+    kept(
         "ReduceMean of what a Pad cuts, perhaps to nothing",
         "shift",
         "float[2,4,H,4] x",
