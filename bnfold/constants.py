@@ -162,7 +162,7 @@ def _of_node(scope: Scope, name: str, node: Node, depth: int) -> Constant | None
     for source in node.inputs:
         constant = scope.constants.get(source, depth + 1) if source else None
         if source and constant is None:
-            return _part_of_shape(scope, name, node) if node.op in ("Gather", "Slice") else None
+            return _part_of_shape(scope, name, node, depth) if node.op in ("Gather", "Slice") else None
         inputs.append(constant)
     if not inputs or result_size(node, inputs) > LIMIT:
         return None
@@ -246,15 +246,15 @@ def _asked_for(node: Node) -> Dims | None:
     return dims[slice(node.integer("start", 0), node.integer("end", len(dims)))]
 
 
-def _part_of_shape(scope: Scope, name: str, node: Node) -> Constant | None:
+def _part_of_shape(scope: Scope, name: str, node: Node, depth: int) -> Constant | None:
     """What a Gather or Slice takes of a Shape, when just these dimensions are known numbers."""
     shape = scope.producers.get(node.inputs[0])
     dims = None if shape is None or shape.op != "Shape" else _asked_for(shape)
-    places = np.arange(len(dims)) if dims is not None else None
-    if dims is None or places is None:
+    if dims is None:
         return None
-    given: list[Constant | None] = [_stored(scope, name, numpy_helper.from_array(places), None)]
-    given += [scope.constants.get(source) if source else None for source in node.inputs[1:]]
+    places = numpy_helper.from_array(np.arange(len(dims)))
+    given: list[Constant | None] = [_stored(scope, name, places, None)]
+    given += [scope.constants.get(source, depth + 1) if source else None for source in node.inputs[1:]]
     if any(constant is None for source, constant in zip(node.inputs, given, strict=True) if source):
         return None
     taken = evaluate(node, given, 0)

@@ -43,7 +43,8 @@ def derived(node: Node, operands: list[Dims | None]) -> Dims | None:
     if not operands:
         return _linear(node)
     if node.op in _BROADCAST:
-        return _broadcast(operands)
+        old = node.scope.opset < 7 and node.integer("broadcast", 0)  # the second operand takes the shape of the first
+        return operands[0] if old else _broadcast(operands)
     if node.op in _PRODUCTS:
         return _product_dims(node, *operands)
     if node.op == "Reshape":

@@ -1,6 +1,7 @@
 """What onnx shape inference gets wrong, and what can be said instead.
 
-Such a node becomes one of a domain that inference does not know, with the shape of its output written down.
+Such a node becomes one of a domain that inference does not know, with the shape of its output written down; and one of
+onnxruntime's own, which inference does not know, becomes the standard operator that makes the same shape.
 """
 
 from __future__ import annotations

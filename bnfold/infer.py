@@ -1,7 +1,7 @@
 """onnx shape inference, on the skeleton of the whole model, so weights do not matter.
 
 It is helped where it has to give up: sizes that constant expressions compute are written down as constants, and so are
-the shapes that a Reshape provably makes.
+the shapes that a Reshape or Resize provably makes, and what the weight says of a linear operator's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _READS_SIZES = frozenset(
     """.split()
 )
 
-_PROVEN = frozenset(["Conv", "ConvTranspose", "Gemm", "Reshape", "Resize", "Upsample"])
+_WEIGHTED = frozenset(["Conv", "ConvTranspose", "Gemm"])
+_PROVEN = _WEIGHTED | {"Reshape", "Resize", "Upsample"}
 """Operators whose shapes are known here where inference does not find them."""
 
 _PASSES = 32
@@ -37,11 +38,12 @@ _PASSES = 32
 
 
 def infer_scopes(root: Scope) -> None:
-    """Let onnx infer the types of all scopes; again when a Reshape, proven here, is where it had to give up."""
+    """Let onnx infer the types of all scopes; again when what is proven here is where it had to give up."""
     bare = ModelProto()
     bare.CopyFrom(root.model.proto)
     for scope in root.scopes():
         scope.shapes.learn(None)  # what asks for a type from here on gets no second inference
+    numbers = {id(scope): number for number, scope in enumerate(root.scopes())}
     with _provisional(root):
         for scope, graph in _pairs(root, bare.graph):
             _state_constants(scope, graph)
@@ -61,7 +63,7 @@ def infer_scopes(root: Scope) -> None:
             pairs = list(_pairs(root, bare.graph))
             corrected = [faults.state_outputs(scope, graph) for scope, graph in pairs]  # all, not up to the first
             wrong = any(corrected)
-            proven = [] if wrong else [_state_proven(scope, graph) for scope, graph in pairs]
+            proven = [] if wrong else [_state_proven(scope, graph, numbers[id(scope)]) for scope, graph in pairs]
             if not wrong and not any(proven):
                 return
     for scope in root.scopes() if wrong else ():
@@ -107,11 +109,11 @@ def _state_constants(scope: Scope, graph: Any) -> None:
                 graph.node[maker.index].CopyFrom(helper.make_node("Constant", [], [name], value=value))
 
 
-def _state_proven(scope: Scope, graph: Any) -> bool:
+def _state_proven(scope: Scope, graph: Any, number: int) -> bool:
     """Write down shapes that are proven here and that inference has not found; whether there were any.
 
     Those of Reshapes and Resizes by arithmetic with names, and by its weight that of an operator behind something that
-    inference does not know.
+    inference does not know. What stays open gets a name, one that no tensor of another body (``number``) has.
     """
     stated = {value.name for value in graph.value_info}
     for node in scope.nodes:
@@ -128,7 +130,7 @@ def _state_proven(scope: Scope, graph: Any) -> bool:
             continue
         known = lasting(proven)
         if inferred is None or any(a is None and b is not None for a, b in zip(inferred, known, strict=False)):
-            named = [f"{MADE_UP}{name}:{axis}" if d is None else d for axis, d in enumerate(known)]
+            named = [f"{MADE_UP}:{number}:{name}:{axis}" if d is None else d for axis, d in enumerate(known)]
             graph.value_info.append(helper.make_tensor_value_info(name, element_type, named))
     return len(graph.value_info) > len(stated)
 
@@ -136,7 +138,7 @@ def _state_proven(scope: Scope, graph: Any) -> bool:
 def _element_type(node: Node) -> int | None:
     """The type of what a node makes, which is that of its weight where it has one."""
     found = node.scope.shapes.element_type(node.outputs[0]) or node.scope.shapes.element_type(node.inputs[0])
-    weight = node.scope.constants.get(node.input(1)) if found is None else None
+    weight = node.scope.constants.get(node.input(1)) if found is None and node.op in _WEIGHTED else None
     return weight.data_type if weight is not None and weight.floating else found
 
 

@@ -98,7 +98,7 @@ def _take(plan: ScopePlan, chain: Chain, route: Route, *, backward: bool) -> Non
             continue
         both = compose(plan.scope, host.data, *((host.affine, end.affine) if backward else (end.affine, host.affine)))
         assert both is not None, "checked by can_merge"
-        host.affine, host.rewritten = both, True
+        host.affine, host.rewritten = both if host.norm is not None else both.simplest(), True
     plan.take(chain, linear, backward=backward)
 
 
@@ -123,7 +123,7 @@ def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int
             if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
                 continue
             _take(plan, chain, route, backward=backward)
-            chain.affine, chain.rewritten, chain.moved = kept, True, route
+            chain.affine, chain.rewritten, chain.moved = kept.simplest(), True, route
             _drop_identities(plan, route)
             return True
     return False

@@ -99,6 +99,15 @@ def test_an_old_clip_of_integers_and_axes_that_are_not_there() -> None:
     np.testing.assert_array_equal(constants.get("l").array(), [1, 2])  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("pick", ["Slice(s, k{}, e)", "Gather(s, k{})"])
+def test_deep_picks_of_a_shape_end_somewhere(pick: str) -> None:
+    lines = "\n".join(f"k{i + 1} = {pick.format(i)}" for i in range(900))
+    model = build("float[N,4] x", f"s = Shape(x)\n{lines}\ny = Relu(x)", "float[p,q] y", k0=[1], e=[2])
+    constants = scope(model).constants
+    constants.get("k900")
+    assert constants.get("k1") is not None
+
+
 def test_deep_expressions_end_somewhere() -> None:
     lines = "\n".join(f"k{i + 1} = Neg(k{i})" for i in range(500))
     model = build("float[N] x", f"{lines}\ny = Relu(x)", "float[N] y", k0=np.float32([1, 2]))

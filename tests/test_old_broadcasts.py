@@ -78,3 +78,15 @@ def test_what_is_written_broadcasts_in_the_same_way(nodes: str, left: str) -> No
     want, got = (ReferenceEvaluator(each, new_ops=OLD).run(None, feeds) for each in (made, folded))
     np.testing.assert_array_equal(got, want)
     assert fold(folded).model.SerializeToString() == folded.SerializeToString()
+
+
+def test_the_first_operand_keeps_its_shape() -> None:
+    """By the newer rule, ``[3]`` would stretch the last axis, and its sum would have three terms."""
+    nodes = "a = Mul <axis=1, broadcast=1> (x, k)\nb = Add <axis=1, broadcast=1> (a, k)\ns = ReduceSum <axes=[3]> (b)\n"
+    nodes += "y = Add <broadcast=1> (s, six)"
+    made = build("float[2,3,4,1] x", nodes, "float[2,3,4,1] y", opset=6, ir=3, k=K, six=np.float32(6))
+    folded = fold(made).model
+    assert ops(folded) == ["Mul", "Add", "ReduceSum"]
+    feeds = {"x": integers((2, 3, 4, 1), "x")}
+    want, got = (ReferenceEvaluator(each, new_ops=OLD).run(None, feeds) for each in (made, folded))
+    np.testing.assert_array_equal(got, want)

@@ -576,6 +576,15 @@ def test_a_conv_is_known_behind_an_operator_that_is_not(op: str) -> None:
     assert initializers(folded)["P_value"].dtype == np.float16
 
 
+def test_the_type_of_a_region_is_not_that_of_what_is_resized() -> None:
+    text = "m = com.microsoft.FusedMatMul(x, W)\nr = Resize(m, roi, scales)\na = Add(r, k)\np = Pad(a, P, zero)\ny = Conv(p, V)"
+    constants = {"W": (4, 4), "roi": np.zeros(0, np.float32), "scales": np.ones(4, np.float32), "k": np.float16(2),
+                 "P": [0, 0, 1, 1, 0, 0, 1, 1], "zero": np.float16(0), "V": (3, 2, 1, 1)}  # fmt: skip
+    model = build("float16[1,2,4,4] x", text, "float16[p,q,r,s] y", opset=17, ir=8, imports={"com.microsoft": 1}, **constants)
+    folded = initializers(bnfold.fold(model, verify=False).model)
+    assert [name for name, values in folded.items() if values.dtype == np.float32] == ["roi", "scales"]
+
+
 @pytest.mark.parametrize("fused", ["FusedConv", "FusedGemm"])
 def test_what_follows_a_fused_operator_is_known(fused: str) -> None:
     conv = fused == "FusedConv"

@@ -377,6 +377,18 @@ def test_flatten(axis: int, dims: tuple[int | str | None, ...]) -> None:
     assert scope(model).shapes.known_dims("f") == dims
 
 
+def test_sizes_in_two_bodies_are_not_the_same_because_the_tensors_have_one_name() -> None:
+    """Else the Reshape of the one by the Shape of the other would seem to keep the channels together."""
+    resize = "w = Cast <to=7> ({0})  d = Concat <axis=0> (w, four, w)  n = Floor(w)  r = Resize(x, , , d)"
+    resize = resize.replace("  n = Floor(w)", "")
+    body = "(flag) < then_branch = t{0} () => (float[p,q,s] r) {{ " + resize + " }}, "
+    body += "else_branch = e{0} () => (float[p,q,s] r) {{ " + resize + " }} >"
+    text = f"o = If {body.format('a')}\nu = If {body.format('b')}\ny = Concat <axis=0> (o, u)"
+    model = build("float[1,4,3] x, bool flag, float[1] a, float[1] b", text, "float[p,q,s] y", four=[4])
+    found = scope(model).shapes
+    assert found.dims("o") is None or found.dims("o")[0] != found.dims("u")[0]  # type: ignore[index]
+
+
 def test_ranks_that_contradict_each_other_are_not_known() -> None:
     found = scope(build("float[2,4,4] x", "c = Conv(x, W)\ny = Relu(c)", "float[p,q,r] y", W=(3, 4, 2))).shapes
     found.learn(helper.make_graph([], "g", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [2, 3])]))

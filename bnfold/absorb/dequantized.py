@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold import dtypes
 from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -77,7 +78,7 @@ def dequantized(node: Node, position: int) -> Dequantized | Refusal:
     zero = scope.constants.get(producer.input(2))
     if values is None or scale is None or (producer.input(2) and zero is None) or not scale.floating:
         return Refusal("quantized", f"the quantization of '{name}' is not constant", producer.label, lasting=True)
-    weight = Dequantized(producer, values, scale, zero, _source(producer, values))
+    weight = Dequantized(producer, values, scale, zero, _source(values))
     if weight.source is not None and not _is_pair(weight, weight.source):
         return Refusal("quantized", f"'{name}' is quantized and dequantized differently", producer.label, lasting=True)
     if not _fits(weight):
@@ -85,21 +86,33 @@ def dequantized(node: Node, position: int) -> Dequantized | Refusal:
     return weight
 
 
-def _source(node: Node, values: Constant) -> Node | None:
-    made = node.scope.producer(node.input(0))
-    return made if made is not None and made.op == "QuantizeLinear" and values.node is made else None
+def _source(values: Constant) -> Node | None:
+    """The QuantizeLinear that the integers come from, at the end of the expression or further up."""
+    made = values.node
+    while made is not None and made.op not in ("QuantizeLinear", "Constant"):
+        made = made.scope.producer(made.input(0))
+    return made if made is not None and made.op == "QuantizeLinear" else None
 
 
 def _is_pair(weight: Dequantized, source: Node) -> bool:
     """Whether QuantizeLinear and DequantizeLinear have the same scale and zero point, and nobody reads in between."""
     scope = source.scope
+    if source.outputs[0] != weight.node.inputs[0]:
+        return False
     for position, own in ((1, weight.scale), (2, weight.zero)):
         theirs = scope.constants.get(source.input(position))
         if (theirs is None) != (own is None):
             return False
         if theirs is not None and own is not None and not np.array_equal(theirs.float64(), own.float64()):
             return False
-    if weight.values.data_type not in RANGES or weight.shared or weight.block or source.integer("block_size", 0):
+    exact = weight.scale.data_type in (dtypes.FLOAT, dtypes.DOUBLE)  # runtimes divide in float16 as they please
+    if (
+        not exact
+        or weight.values.data_type not in RANGES
+        or weight.shared
+        or weight.block
+        or source.integer("block_size", 0)
+    ):
         return False
     same_axis = weight.scale.size == 1 or source.integer("axis", 1) % len(weight.values.dims) == weight.axis
     return same_axis and len(scope.readers(source.outputs[0])) == 1 and source.outputs[0] not in scope.output_set

@@ -32,6 +32,11 @@ KEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "integers that somebody else reads": (X, PAIR.format("") + CONV, FILTERS | {"outputs": "float[2,3,4,4] y, int8[3,4,2,2] q"}),
     "a weight that somebody else reads": (X, PAIR.format("") + CONV, FILTERS | {"outputs": "float[2,3,4,4] y, float[3,4,2,2] w"}),
     "an integer that cannot change its sign": (X, PAIR.format("") + CONV, FILTERS | {"W": np.full((3, 4, 2, 2), -100, np.float32)}),
+    "integers that are turned before they are dequantized": (
+        X, "p = QuantizeLinear(W, s, z)\nq = Identity(p)\nw = DequantizeLinear(q, s, z)\n" + CONV, FILTERS),
+    "float16, in which runtimes divide as they please": (X.replace("float", "float16"), PAIR.format("") + CONV,
+                                                         FILTERS | {"W": weight(3, 4, 2, 2).astype(np.float16), "s": np.float16(0.25),
+                                                                    "opset": 21, "ir": 10, "norms_as": np.float16}),
     "a channel that vanishes": (X, PAIR.format("") + "c = Conv(x, w)\ny = Mul(c, k)", FILTERS | {"k": np.float32([1, 0, 2]).reshape(3, 1, 1)}),
     "a computed weight": (X + ", float[3,4,2,2] W", PAIR.format("") + CONV, {"s": QUARTER, "z": ZERO}),
     "scales along another axis than the channels": (X, PAIR.format("<axis=1>") + CONV, FILTERS | {"s": np.float32([1, 2, 1, 4]), "z": np.zeros(4, np.int8)}),
