@@ -585,6 +585,13 @@ def test_the_type_of_a_region_is_not_that_of_what_is_resized() -> None:
     assert [name for name, values in folded.items() if values.dtype == np.float32] == ["roi", "scales"]
 
 
+def test_a_chain_that_continues_one_whose_half_has_gone() -> None:
+    """The report once looked for the output of the one that had become part of the other."""
+    rows, channels = np.float32([3, -1, 2, 3]).reshape(1, 1, 1, 4), np.float32([-1, 0]).reshape(1, 2, 1, 1)
+    text = "p = Sub(x, a)\nq = Add(p, b)\nr = Sub(q, a)\ns = Add(r, b)\ny = Div(s, two)"
+    folds(build("float[N,2,4,4] x", text, a=rows, b=channels, two=np.float32(2)), affines=2)
+
+
 @pytest.mark.parametrize("fused", ["FusedConv", "FusedGemm"])
 def test_what_follows_a_fused_operator_is_known(fused: str) -> None:
     conv = fused == "FusedConv"

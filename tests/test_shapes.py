@@ -389,6 +389,11 @@ def test_sizes_in_two_bodies_are_not_the_same_because_the_tensors_have_one_name(
     assert found.dims("o") is None or found.dims("o")[0] != found.dims("u")[0]  # type: ignore[index]
 
 
+def test_a_resize_of_an_axis_that_is_not_there() -> None:
+    model = build("float[N,3,4] x", "r = Resize <axes=[7]> (x, , , to)\ny = Relu(r)", "float[p,q,r] y", to=[8])
+    assert scope(model).shapes.known_dims("r") is None
+
+
 def test_ranks_that_contradict_each_other_are_not_known() -> None:
     found = scope(build("float[2,4,4] x", "c = Conv(x, W)\ny = Relu(c)", "float[p,q,r] y", W=(3, 4, 2))).shapes
     found.learn(helper.make_graph([], "g", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, [2, 3])]))
