@@ -38,7 +38,7 @@ class Walker:
         self._widen = widen
         self._backward_rules = carry.backward_rules(plan.edits)
         self._forward_rules = carry.forward_rules(plan.edits)
-        self._dead_ends: dict[str, Refusal] = {}
+        self._dead_ends: dict[tuple[str, bool], Refusal] = {}  # with a scale, which sums take to all sides, or without
 
     # -- towards producers ---------------------------------------------------------------------------------------
 
@@ -52,16 +52,16 @@ class Walker:
 
     def _back(self, stack: list[tuple[str, Affine, frozenset[int], int]], nesting: int) -> Route | Refusal:
         route = Route()
-        spine: list[str] = []
+        spine: list[tuple[str, bool]] = []
         while stack:
             tensor, affine, readers, depth = stack.pop()
             refusal = (
                 self._at.limits(tensor, affine, depth)
                 or self._closed(tensor, affine, readers)
-                or self._dead_ends.get(tensor)
+                or self._dead_ends.get((tensor, affine.scales))
             )
             if not stack and len(spine) == len(route.tensors):
-                spine.append(tensor)
+                spine.append((tensor, affine.scales))
             if refusal is None:
                 refusal = self._back_one(route, stack, tensor, affine, depth, nesting)
             if refusal is not None:

@@ -28,7 +28,8 @@ def together(node: Node, tensor: str, affine: Affine) -> Together | None:
     if node.op == "Concat":
         axis = shapes.axis(tensor, affine.axis)
         placed = affine if axis is None else affine.at(axis)
-        return None if axis == shapes.axis(tensor, node.integer("axis", 1)) else Together(placed, placed)
+        joined = axis == shapes.axis(tensor, node.integer("axis", 1)) and not affine.uniform
+        return None if joined else Together(placed, placed)
     if node.op not in _JOINS or any(node.scope.constants.get(name) is not None for name in node.inputs):
         return None
     rank = shapes.rank(tensor)

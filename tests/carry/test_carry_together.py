@@ -34,6 +34,10 @@ CASES = [
     case("a sum of three", X, "n = BN4(x)\nt = Identity(n)\np, q = Split <axis=2, num_outputs=2> (t)\n"
          "a, b = Split <axis=3, num_outputs=2> (p)\nc, d = Split <axis=3, num_outputs=2> (q)\ns = Sum(a, b, c)\n"
          "e = Sub(s, d)\ny = Conv(e, W)", affines=0, norms=1, W=W),
+    case("a tensor twice, joined along an axis of unknown size", "float[N,4,H,5] x", "a = Mul(x, two)\ni = Identity(a)\n"
+         "s = Concat <axis=2> (a, i)\ny = Conv(s, W)", two=np.float32(2), W=W),
+    case("a sum of which one part is shared", "float[2,3] x", "m = MatMul(x, V)\na = Add(m, k)\nn = Neg(a)\ns = Add(n, m)\nb = BN5(s)\n"
+         "p = Pad(b, rim)\ny = Gemm(p, G)", V=(3, 5), k=(5,), rim=[1, 0, 0, 0], G=(5, 2), affines=1, norms=0),
     case("a tensor and itself", X, "n = BN4(x)\ns = Add(n, n)\ny = Conv(s, W)", W=W),
     case("a pool without what it pools", X, "a = Mul(x, k)\nb = Add(a, k)\np = AveragePool <kernel_shape=[2,2], pads=[0,0,1,1]> (b)\n"
          "s = Sub(p, b)\nl = Mul(s, m)\ny = Relu(l)", affines=1, k=(4, 1, 1), m=(4, 1, 1)),
