@@ -316,6 +316,15 @@ CHAINS = [
     case("in front", X, "n = BN4(x)\nm = Mul(n, k)\na = Sub(l, m)\ny = Conv(a, W)", W=W, k=(4, 1, 1), l=(1, 4, 1, 1)),
     case("norm, Relu, norm", X, C + "n = BN3(c)\nr = Relu(n)\nm = BN3(r)\ny = Conv(m, V)", W=W, V=(2, 3, 2, 2)),
     case(
+        "shift back into one side of a sum, scale forward through a Relu",
+        "float[2,4,6,6] x, float[2,3,6,6] z",
+        "c = Conv(x, U)\ns = Add(z, c)\nn = BNpos3(s)\nr = Relu(n)\na = Conv <pads=[1,1,1,1]> (r, V)\n"
+        "b = Conv <strides=[1,1]> (r, V1)\ny = Sub(a, b)",
+        U=(3, 4, 1, 1),
+        V=(2, 3, 3, 3),
+        V1=(2, 3, 1, 1),
+    ),
+    case(
         "shift back, scale forward",
         "float[2,4,6,6] x",
         C + "p = MaxPool <kernel_shape=[2,2]> (c)\nn = BN3(p)\ny = Conv <pads=[1,1,1,1]> (n, V)",
@@ -363,7 +372,7 @@ MERGES = [
 
 @pytest.mark.parametrize("case", CHAINS)
 def test_chains_compose(case: Case) -> None:
-    assert {node.op_type for node in case.folds().graph.node} <= {"Conv", "Relu", "MaxPool", "Neg"}
+    assert {node.op_type for node in case.folds().graph.node} <= {"Conv", "Relu", "MaxPool", "Neg", "Add", "Sub"}
 
 
 @pytest.mark.parametrize("case", MERGES)
