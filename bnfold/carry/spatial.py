@@ -26,7 +26,7 @@ from bnfold.refusals import Refusal
 __all__ = ["BACKWARD", "FORWARD"]
 
 _NEAR = 8
-"""Operators between a Slice or Pad and a reduction that are looked through."""
+"""Operators between a Slice, Pad or Split and a reduction that are looked through."""
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def _summed(node: Node, axes: list[int]) -> int | Refusal:
 def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
     """The mean or maximum of no elements is what it is, whatever they would have been shifted by.
 
-    Sizes that are not known count as none only where a Slice or Pad cuts them: operators in between keep them.
+    Sizes that are not known count as none only where a Slice, Pad or Split cuts them: operators in between keep them.
     """
     sizes = {axis: node.scope.shapes.dim(node.inputs[0], axis) for axis in axes}
     if 0 in sizes.values() or _is_cut(node, {axis for axis, size in sizes.items() if not isinstance(size, int)}):
@@ -114,7 +114,7 @@ def _of_nothing(node: Node, axes: list[int]) -> Refusal | None:
 
 
 def _is_cut(node: Node, axes: set[int]) -> bool:
-    """Whether a Slice or Pad, with at most a few operators in between, may cut these axes of what the node reads."""
+    """Whether a Slice, Pad or Split, at most a few operators before, may cut these axes of what the node reads."""
     source, moved = node.scope.producer(node.inputs[0]), False
     for _ in range(_NEAR if axes else 0):
         if source is not None and source.op in ("Conv", "ConvTranspose", "Gemm") and not moved:
@@ -126,6 +126,8 @@ def _is_cut(node: Node, axes: set[int]) -> bool:
             if moved or rank is None or cut is None:
                 return True
             return not axes.isdisjoint(a + rank if a < 0 else a for a in cut)
+        if source.op == "Split" and min(constant_ints(source, "split", 1) or [0 if source.input(1) else 1]) < 1:
+            return True
         if source.op == "Pad" and min(constant_ints(source, "pads", 1) or [-1]) < 0:
             return True
         moved = moved or source.op not in SAME_AS_FIRST

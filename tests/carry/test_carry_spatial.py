@@ -81,6 +81,15 @@ KEPT = [
         h=[2],
     ),
     kept(
+        "ReduceMean of a part without rows",
+        "shift",
+        "float[2,4,H,4] x",
+        C + "a, b = Split <axis=2> (c, parts)\nr = ReduceMean <keepdims=1> (b, h)\ny = BN3(r)",
+        W=W,
+        parts=[3, 0],
+        h=[2],
+    ),
+    kept(
         "ReduceMean of images that are cut, perhaps to none",
         "shift",
         "float[N,4,4,4] x",
