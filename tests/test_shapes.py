@@ -379,14 +379,15 @@ def test_flatten(axis: int, dims: tuple[int | str | None, ...]) -> None:
 
 def test_sizes_in_two_bodies_are_not_the_same_because_the_tensors_have_one_name() -> None:
     """Else the Reshape of the one by the Shape of the other would seem to keep the channels together."""
-    resize = "w = Cast <to=7> ({0})  d = Concat <axis=0> (w, four, w)  n = Floor(w)  r = Resize(x, , , d)"
-    resize = resize.replace("  n = Floor(w)", "")
-    body = "(flag) < then_branch = t{0} () => (float[p,q,s] r) {{ " + resize + " }}, "
-    body += "else_branch = e{0} () => (float[p,q,s] r) {{ " + resize + " }} >"
-    text = f"o = If {body.format('a')}\nu = If {body.format('b')}\ny = Concat <axis=0> (o, u)"
-    model = build("float[1,4,3] x, bool flag, float[1] a, float[1] b", text, "float[p,q,s] y", four=[4])
-    found = scope(model).shapes
-    assert found.dims("o") is None or found.dims("o")[0] != found.dims("u")[0]  # type: ignore[index]
+    resize = "s = Concat <axis=0> ({0}, one, {0})  r = Resize({1}, , s)  {2} = Relu(r)"
+    body = "(flag) < then_branch = t{0} () => (float[p,q,s] g{0}) {{ " + resize.replace("{2}", "g{0}") + " }}, "
+    body += "else_branch = e{0} () => (float[p,q,s] h{0}) {{ " + resize.replace("{2}", "h{0}") + " }} >"
+    text = f"o = If {body.format('a', 'x')}\nu = If {body.format('b', 'z')}\ny = Concat <axis=0> (o, u)"
+    inputs = "float[N,4,H] x, float[M,4,K] z, bool flag, float[1] a, float[1] b"
+    found = scope(build(inputs, text, "float[p,q,s] y", opset=19, one=np.float32([1]))).shapes
+    one, other = found.dims("o") or (), found.dims("u") or ()
+    assert one[1] == other[1] == 4
+    assert {one[0], one[2]}.isdisjoint({other[0], other[2]})
 
 
 def test_a_resize_of_an_axis_that_is_not_there() -> None:
