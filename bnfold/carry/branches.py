@@ -20,6 +20,7 @@ from bnfold.carry.step import (
     needs_no_sign,
     of_integers,
     onto_inputs,
+    placed_from_last,
 )
 from bnfold.constants import Constant
 from bnfold.graph import Node
@@ -35,12 +36,7 @@ def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
     """Operands broadcast from the last axis, so that is where to count from; before opset 7 it depends."""
     if _stretches_second(node):
         return Refusal("blocked", f"{node.op} '{node.label}' broadcasts in the way of opset 6", node.label)
-    if affine.uniform or affine.axis < 0:
-        return affine
-    rank = node.scope.shapes.rank(tensor)
-    if rank is None:
-        return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
-    return affine.at(affine.axis - rank)
+    return placed_from_last(node, tensor, affine)
 
 
 def _stretches_second(node: Node) -> bool:

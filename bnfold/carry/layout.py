@@ -6,7 +6,7 @@ import numpy as np
 
 from bnfold import symbolic
 from bnfold.affine import Affine, Spread
-from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced
+from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced, placed_from_last
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -100,21 +100,10 @@ def _copies(node: Node, affine: Affine) -> int | Refusal:
     return 1
 
 
-def _from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
-    rank = node.scope.shapes.rank(tensor)
-    if affine.axis < 0:
-        return affine
-    return (
-        Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
-        if rank is None
-        else affine.at(affine.axis - rank)
-    )
-
-
 def copies_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
     if affine.uniform:
         return [Step(((node.inputs[0], affine),))]
-    placed = _from_last(node, output, affine)
+    placed = placed_from_last(node, output, affine)
     times = placed if isinstance(placed, Refusal) else _copies(node, placed)
     if isinstance(placed, Refusal) or isinstance(times, Refusal):
         return placed if isinstance(placed, Refusal) else _refusal(times)
@@ -130,7 +119,7 @@ def copies_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
         return misplaced(node, "reads it as a shape")
     if affine.uniform:
         return Step(((node.outputs[0], affine),))
-    placed = _from_last(node, node.inputs[0], affine)
+    placed = placed_from_last(node, node.inputs[0], affine)
     times = placed if isinstance(placed, Refusal) else _copies(node, placed)
     if isinstance(placed, Refusal) or isinstance(times, Refusal):
         return placed if isinstance(placed, Refusal) else _refusal(times)

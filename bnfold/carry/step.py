@@ -30,6 +30,7 @@ __all__ = [
     "of_integers",
     "onto_inputs",
     "placed_from_first",
+    "placed_from_last",
     "unknown",
 ]
 
@@ -176,3 +177,13 @@ def placed_from_first(node: Node, tensor: str, affine: Affine) -> Affine | Refus
     if axis is None:
         return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
     return affine.at(axis)
+
+
+def placed_from_last(node: Node, tensor: str, affine: Affine) -> Affine | Refusal:
+    """The affine with its axis counted from the last one, as operands broadcast."""
+    if affine.uniform or affine.axis < 0:
+        return affine
+    rank = node.scope.shapes.rank(tensor)
+    if rank is None:
+        return Refusal("shape-unknown", f"the rank of '{tensor}' is not known", node.label)
+    return affine.at(affine.axis - rank)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bnfold.affine import Affine
-from bnfold.carry.step import may_overflow, needs_no_sign
+from bnfold.carry.step import may_overflow, needs_no_sign, placed_from_last
 from bnfold.graph import Node
+from bnfold.refusals import Refusal
 
 __all__ = ["Together", "together"]
 
@@ -27,15 +28,14 @@ def together(node: Node, tensor: str, affine: Affine) -> Together | None:
     shapes = node.scope.shapes
     if node.op == "Concat":
         axis = shapes.axis(tensor, affine.axis)
-        placed = affine if axis is None else affine.at(axis)
+        whole = affine if axis is None else affine.at(axis)
         joined = axis == shapes.axis(tensor, node.integer("axis", 1)) and not affine.uniform
-        return None if joined else Together(placed, placed)
+        return None if joined else Together(whole, whole)
     if node.op not in _JOINS or any(node.scope.constants.get(name) is not None for name in node.inputs):
         return None
-    rank = shapes.rank(tensor)
-    if node.scope.opset < 7 or (rank is None and not affine.uniform and affine.axis >= 0):
+    placed = placed_from_last(node, tensor, affine)
+    if node.scope.opset < 7 or isinstance(placed, Refusal):
         return None
-    placed = affine if affine.uniform or affine.axis < 0 or rank is None else affine.at(affine.axis - rank)
     if node.op in ("Max", "Min"):
         return None if needs_no_sign(node, placed) else Together(placed, placed)
     if may_overflow(node, placed):
