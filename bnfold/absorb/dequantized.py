@@ -12,7 +12,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["RANGES", "Dequantized", "dequantized"]
+__all__ = ["RANGES", "Dequantized", "dequantized", "dequantizer"]
 
 RANGES = {
     2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 6: (-(2**31), 2**31 - 1), 21: (0, 15), 22: (-8, 7),
@@ -25,22 +25,38 @@ class Dequantized:
     """A constant behind a DequantizeLinear.
 
     Attributes:
+        reader: the node that reads what is dequantized, at input ``position``: the operator or its ``transpose``.
         values: the integers, stored or made by ``source``.
         source: the QuantizeLinear that makes them of a float weight, by the same scale, as quantization-aware training
             leaves it; None where they are stored.
+        transpose: the Transpose between DequantizeLinear and operator, if there is one.
     """
 
     node: Node
+    reader: Node
+    position: int
     values: Constant
     scale: Constant
     zero: Constant | None
     source: Node | None = None
+    transpose: Node | None = None
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape that the operator sees."""
+        return tuple(self.values.dims[self.stored_axis(axis)] for axis in range(len(self.values.dims)))
+
+    def stored_axis(self, axis: int) -> int:
+        """Where an axis that the operator sees is among those of the integers."""
+        if self.transpose is None:
+            return axis
+        order = self.transpose.integers("perm")
+        return len(self.values.dims) - 1 - axis if order is None else order[axis]
 
     @property
     def shared(self) -> bool:
         """Whether somebody else reads it too, so that it must not change."""
-        scope, name = self.node.scope, self.node.outputs[0]
-        return len(scope.readers(name)) != 1 or name in scope.output_set
+        return _shared(self.node)
 
     @property
     def axis(self) -> int:
@@ -68,22 +84,39 @@ class Dequantized:
         return self.zero.float64().reshape([-1 if i == self.axis else 1 for i in range(rank)])
 
 
+def dequantizer(node: Node, position: int) -> tuple[Node | None, Node | None]:
+    """The DequantizeLinear that an input comes from, if any, and the Transpose between the two, if any."""
+    producer = node.scope.producer(node.input(position))
+    transpose = producer if producer is not None and producer.op == "Transpose" else None
+    if transpose is not None:
+        producer = node.scope.producer(transpose.input(0))
+    return (producer, transpose) if producer is not None and producer.op == "DequantizeLinear" else (None, None)
+
+
 def dequantized(node: Node, position: int) -> Dequantized | Refusal:
     """The quantized constant at an input, or why it cannot change."""
     scope, name = node.scope, node.input(position)
-    producer = scope.producer(name)
-    if producer is None or producer.op != "DequantizeLinear":
+    producer, transpose = dequantizer(node, position)
+    if producer is None:
         return Refusal("quantized", f"'{name}' does not come from a DequantizeLinear", node.label, lasting=True)
+    reader, position = (node, position) if transpose is None else (transpose, 0)
+    if transpose is not None and _shared(transpose):
+        return Refusal("quantized", f"others read the quantized '{name}', too", transpose.label, lasting=True)
     values, scale = scope.constants.get(producer.input(0)), scope.constants.get(producer.input(1))
     zero = scope.constants.get(producer.input(2))
     if values is None or scale is None or (producer.input(2) and zero is None) or not scale.floating:
         return Refusal("quantized", f"the quantization of '{name}' is not constant", producer.label, lasting=True)
-    weight = Dequantized(producer, values, scale, zero, _source(values))
+    weight = Dequantized(producer, reader, position, values, scale, zero, _source(values), transpose)
     if weight.source is not None and not _is_pair(weight, weight.source):
         return Refusal("quantized", f"'{name}' is quantized and dequantized differently", producer.label, lasting=True)
     if not _fits(weight):
         return Refusal("quantized", f"its scales do not fit '{name}'", producer.label, lasting=True)
     return weight
+
+
+def _shared(node: Node) -> bool:
+    name = node.outputs[0]
+    return len(node.scope.readers(name)) != 1 or name in node.scope.output_set
 
 
 def _source(values: Constant) -> Node | None:
@@ -121,6 +154,9 @@ def _is_pair(weight: Dequantized, source: Node) -> bool:
 def _fits(weight: Dequantized) -> bool:
     """Whether there is one scale, one for each index along the axis, or one for each block, and a zero point alike."""
     dims, scale, zero = weight.values.dims, weight.scale, weight.zero
+    order = None if weight.transpose is None else weight.transpose.integers("perm")
+    if order is not None and sorted(order) != list(range(len(dims))):
+        return False
     if zero is not None and zero.size != scale.size:
         return False
     if weight.block:

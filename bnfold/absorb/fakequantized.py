@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bnfold import dtypes
 from bnfold.absorb.dequantized import RANGES, Dequantized
 from bnfold.absorb.port import Stored
+from bnfold.absorb.signs import Turned
 from bnfold.affine import Vector
 from bnfold.graph import Node
 
@@ -28,9 +29,10 @@ def floats(
     axis: int,
     factor: Vector,
     scale: NDArray[np.float64],
-    wanted: NDArray[np.float64],
+    turned: Turned,
 ) -> tuple[Stored, ...]:
-    """The new float weight, from which the new scale makes the ``wanted`` integers."""
+    """The new float weight, from which the new scale makes the integers that are wanted."""
+    wanted, zeros = turned
     old = source.scope.constants.get(source.input(0))
     assert old is not None, "or its integers were not constant"
     kind = dtypes.numpy_dtype(old.data_type)
@@ -38,7 +40,8 @@ def floats(
     step = np.broadcast_to(
         scale.astype(dtypes.numpy_dtype(weight.scale.data_type)).astype(np.float64).ravel(), factor.shape
     )
-    step, zeros = step.reshape(along), weight.zeros()
+    step = step.reshape(along)
+    zeros = weight.zeros() if zeros is None else np.broadcast_to(zeros.ravel(), factor.shape).reshape(along)
     values = (old.float64() * factor.reshape(along)).astype(kind).astype(np.float64)
     ratio = values / step
     lowest, highest = RANGES[weight.values.data_type]

@@ -71,7 +71,7 @@ def quantized_side(node: Node) -> int | None:
     """The input that a quantized matrix is at, if one is."""
     for side in (1, 0) if node.op == "MatMul" else ():
         weight = dequantized(node, side)
-        if isinstance(weight, Dequantized) and len(weight.values.dims) == 2:
+        if isinstance(weight, Dequantized) and len(weight.dims) == 2:
             return side
     return None
 
@@ -83,7 +83,7 @@ def _matrix(node: Node) -> tuple[int, tuple[int, ...]] | None:
         return found[0], _as_matrix(*found)
     side = quantized_side(node)
     weight = None if side is None else dequantized(node, side)
-    return (side, weight.values.dims) if side is not None and isinstance(weight, Dequantized) else None
+    return (side, weight.dims) if side is not None and isinstance(weight, Dequantized) else None
 
 
 def unit_of(add: Node) -> Node | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.absorb.dequantized import dequantizer
 from bnfold.affine import Affine, Vector
 from bnfold.constants import Constant
 from bnfold.graph import Node
@@ -84,8 +85,7 @@ def weight_of(node: Node, position: int) -> Constant | Refusal:
     """The constant weight at an input, or why there is none."""
     name = node.input(position)
     constant = node.scope.constants.get(name)
-    producer = node.scope.producer(name)
-    if (producer is not None and producer.op == "DequantizeLinear") or (constant is not None and constant.quantized):
+    if dequantizer(node, position)[0] is not None or (constant is not None and constant.quantized):
         return Refusal("quantized", f"the weight '{name}' is quantized", node.label, lasting=True)
     if constant is None:
         return Refusal("weight-not-constant", f"the weight '{name}' is not constant", node.label, lasting=True)

@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import dtypes
-from bnfold.absorb import conv, fakequantized, gemm, matmul, quantized_bias
-from bnfold.absorb.dequantized import RANGES, Dequantized, dequantized
+from bnfold.absorb import conv, fakequantized, gemm, matmul, quantized_bias, signs
+from bnfold.absorb.dequantized import Dequantized, dequantized, dequantizer
 from bnfold.absorb.port import Port, Rewrite, Stored
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
 __all__ = ["after", "rewrite", "side", "stands_at"]
-
-_SYMMETRIC = (17, 18, 19, 20)
-"""float8 types: every number has its negative."""
 
 
 def side(node: Node) -> int:
@@ -29,9 +26,8 @@ def side(node: Node) -> int:
 
 
 def stands_at(node: Node) -> bool:
-    """Whether the operator's weight comes straight from a DequantizeLinear."""
-    producer = node.scope.producer(node.input(side(node)))
-    return producer is not None and producer.op == "DequantizeLinear"
+    """Whether the operator's weight comes from a DequantizeLinear, straight or transposed."""
+    return dequantizer(node, side(node))[0] is not None
 
 
 def after(behind: Node) -> Port | Refusal:
@@ -42,7 +38,7 @@ def after(behind: Node) -> Port | Refusal:
     weight = dequantized(node, position)
     if isinstance(weight, Refusal):
         return weight
-    place = _channels(node, position, weight.values.dims)
+    place = _channels(node, position, weight)
     if isinstance(place, Refusal):
         return place
     axis, channels = place
@@ -56,13 +52,19 @@ def after(behind: Node) -> Port | Refusal:
     product = node.op == "MatMul"
     bias = None if product else quantized_bias.quantized(node)
     changes = tuple(each.node.outputs[0] for each in (weight, bias) if each is not None and not each.shared)
-    changes += () if weight.source is None else (weight.source.outputs[0],)
+    changes += tuple(each.outputs[0] for each in (weight.source, weight.transpose) if each is not None)
     output_axis = (-2 if position == 0 else -1) if product else 1
     return Port(node, output_axis, channels, adds=product and behind is node, check=check, changes=changes)
 
 
-def _channels(node: Node, position: int, dims: tuple[int, ...]) -> tuple[int, int] | Refusal:
-    """The weight's axis of output channels, and their number."""
+def _channels(node: Node, position: int, weight: Dequantized) -> tuple[int, int] | Refusal:
+    """The axis of the output's channels, among those that the integers have, and the number of channels."""
+    found = _seen_channels(node, position, weight.dims)
+    return found if isinstance(found, Refusal) else (weight.stored_axis(found[0]), found[1])
+
+
+def _seen_channels(node: Node, position: int, dims: tuple[int, ...]) -> tuple[int, int] | Refusal:
+    """The same as the operator sees the weight."""
     group = node.integer("group", 1)
     if node.op in ("Conv", "com.microsoft::FusedConv") and len(dims) >= 3:
         return conv.fused(node) or (0, dims[0])
@@ -99,7 +101,7 @@ def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusa
     size = np.abs(scale)
     if ((size > 0) & (size < smallest)).any() or not size.max() <= largest:
         return Refusal("overflow", f"a scale of '{weight.node.label}' does not fit its data type", node.label)
-    return _flip_problem(node, weight, axis, factor) if (factor < 0).any() else None
+    return signs.problem(node, side(node), weight, axis, factor, scale) if (factor < 0).any() else None
 
 
 def _factor(weight: Dequantized, axis: int, affine: Affine) -> Vector:
@@ -128,28 +130,6 @@ def _new_scale(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.flo
     return np.asarray(scale * size)
 
 
-def _flip_problem(node: Node, weight: Dequantized, axis: int, factor: Vector) -> Refusal | None:
-    kind = weight.values.data_type
-    if kind in _SYMMETRIC and not weight.zeros().any():
-        return None
-    if kind not in RANGES:
-        return Refusal(
-            "quantized", f"the sign of the weight of '{node.label}' cannot be flipped in its type", node.label
-        )
-    turned = _flipped(weight, axis, factor)
-    if turned.min() >= RANGES[kind][0] and turned.max() <= RANGES[kind][1]:
-        return None
-    reason = f"flipping the sign of the weight of '{node.label}' leaves the range of its integers"
-    return Refusal("quantized", reason, node.label)
-
-
-def _flipped(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.float64]:
-    """The values with the signs of negative channels turned; they may leave their range (-128 becomes 128)."""
-    values = weight.values.array().astype(np.float64)  # exact: no type here has more than 32 bits
-    negative = (factor < 0).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-    return np.where(negative, 2 * weight.zeros() - values, values)
-
-
 # -- rewriting ---------------------------------------------------------------------------------------------------------
 
 
@@ -158,12 +138,12 @@ def rewrite(node: Node, out: Affine, *, add: Node | None = None) -> list[Rewrite
     position = side(node)
     weight = dequantized(node, position)
     assert isinstance(weight, Dequantized)
-    place = _channels(node, position, weight.values.dims)
+    place = _channels(node, position, weight)
     assert not isinstance(place, Refusal)
     axis, channels = place
     affine = out.over(channels)
     changed = _rewrite_weight(weight, axis, _factor(weight, axis, affine))
-    changed[0].apart = (node, position) if weight.shared else None
+    changed[0].apart = (weight.reader, weight.position) if weight.shared else None
     if node.op != "MatMul":
         return [*changed, *quantized_bias.rewrite(node, weight, affine)]
     bias = affine.scale * matmul.bias_values(node, add, channels) + affine.shift
@@ -178,17 +158,20 @@ def _rewrite_weight(weight: Dequantized, axis: int, factor: Vector) -> list[Rewr
     assert not isinstance(scale, Refusal)
     changes = [Stored(1, scale, weight.scale.data_type, "scale")]
     attributes: dict[str, float | int] = {}
+    kind = weight.values.data_type
+    turned = signs.turned(weight, axis, factor, scale)
+    zeros = turned.zeros
     if scale.size > weight.scale.size:
         attributes["axis"] = axis
-        if weight.zero is not None:
-            zero = np.broadcast_to(weight.zero.float64().ravel(), scale.shape)
-            changes.append(Stored(2, zero, weight.zero.data_type, "zero_point"))
-    turned = _flipped(weight, axis, factor)
+        if weight.zero is not None and zeros is None:
+            zeros = np.broadcast_to(weight.zero.float64().ravel(), scale.shape)
+    if zeros is not None:
+        changes.append(Stored(2, zeros, kind, "zero_point"))
     if weight.source is not None:
         floats = fakequantized.floats(weight, weight.source, axis, factor, scale, turned)
         return [
             Rewrite(node, (*own, *changes), attributes) for node, own in ((weight.node, ()), (weight.source, floats))
         ]
     if (factor < 0).any():
-        changes.append(Stored(0, turned, weight.values.data_type, "quantized"))
+        changes.append(Stored(0, turned.values, kind, "quantized"))
     return [Rewrite(weight.node, tuple(changes), attributes)]

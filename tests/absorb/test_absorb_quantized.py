@@ -11,6 +11,8 @@ import pytest
 from helpers import assert_same, build, count, feeds_for, fold, folds, initializers, integers, keeps
 from onnx import helper
 
+import bnfold
+
 X = "float[2,4,5,5] x"
 CONV = "w = DequantizeLinear<axis={axis}>(q, s, z)\nc = Conv(x, w)\ny = BN3(c)"
 ZERO = np.zeros((), np.int8)
@@ -27,6 +29,8 @@ FILTERS = {"q": int8((3, 4, 2, 2)), "s": POWER}
 COUNTS = np.array([1, 2, 3])
 COARSE = "x = DequantizeLinear(d, e)\n" + CONV_BIAS.format("t")
 ACCUMULATED = {"i": COUNTS.astype(np.int32), "e": np.float32(64)}
+
+TRANSPOSED = "d = DequantizeLinear<axis=0>(q, s)\nw = {}\nc = {}\ny = BN3(c)"
 
 KEPT = {
     "a computed scale": (
@@ -134,11 +138,17 @@ KEPT = {
         "w = DequantizeLinear(q, s)\nb = DequantizeLinear(i, s)\nc = Gemm <beta=0.0> (x, w, b)\ny = BN3(c)",
         {"q": int8((4, 3)), "s": POWER, "i": COUNTS.astype(np.int32)},
     ),
-    "a weight that is transposed behind its integers": (
+    "a transposed weight that others read": (
         "quantized",
         "float[2,4] x",
-        "d = DequantizeLinear(q, s)\nw = Transpose(d)\nc = MatMul(x, w)\ny = BN3(c)",
-        {"q": int8((3, 4)), "s": POWER},
+        TRANSPOSED.format("Transpose(d)", "MatMul(x, w)"),
+        {"q": int8((3, 4)), "s": POWER, "outputs": "float[2,3] y, float[4,3] w"},
+    ),
+    "scales along another axis, transposed": (
+        "quantized",
+        "float[2,3] x",
+        TRANSPOSED.format("Transpose(d)", "MatMul(x, w)").replace("axis=0", "axis=1"),
+        {"q": int8((3, 3)), "s": np.float32([1, 2, 4])},
     ),
     "a bias of integers beside a weight of floats": (
         "quantized",
@@ -160,9 +170,21 @@ KEPT = {
     ),
     "an integer that leaves its range when its sign flips": (  # the first gamma is negative: there is no 128 in int8
         "quantized",
+        "int8[2,4,5,5] d",
+        "x = DequantizeLinear(d, s)\n" + CONV.format(axis=0),
+        FILTERS | {"q": np.full((3, 4, 2, 2), -128, np.int8), "z": ZERO, "outputs": "float[2,3,4,4] y"},
+    ),
+    "an integer that leaves its range, beside moved integers": (
+        "quantized",
+        "uint8[2,4,10,10] d",
+        "e = DequantizeLinear(d, s)\nx = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(e)\n" + CONV.format(axis=0),
+        {"q": integers((3, 4, 2, 2), "q", np.uint8, 0, 256), "z": np.uint8(100), "s": POWER, "outputs": "float[2,3,4,4] y"},
+    ),
+    "a sum of integers that leaves its range": (
+        "quantized",
         X,
-        CONV.format(axis=0),
-        FILTERS | {"q": np.full((3, 4, 2, 2), -128, np.int8), "z": ZERO},
+        "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)",
+        FILTERS | {"q": np.full((3, 4, 2, 2), -(2**31), np.int32)},
     ),
     "scales along another axis": (
         "quantized",
@@ -211,12 +233,6 @@ KEPT = {
         X,
         "w = DequantizeLinear(q, s, z)\nc = Conv(x, w)\ny = BN3(c)",
         FILTERS | {"z": ZERO, "opset": 11},
-    ),
-    "four bits that leave their range": (
-        "quantized",
-        X,
-        "w = DequantizeLinear(q, s)\nc = Conv(x, w)\ny = BN3(c)",
-        {"q": np.full((3, 4, 1, 1), -8).astype(FOUR_BITS), "s": POWER},
     ),
     "a type whose sign is not flipped": (
         "quantized",
@@ -286,6 +302,92 @@ def test_a_fused_operator_without_an_activation() -> None:
 def test_unsigned_integers_flip_about_their_zero_point() -> None:
     weight = integers((3, 4, 2, 2), "q", np.uint8, 120, 137)
     folds(build(X, CONV.format(axis=0), q=weight, s=POWER, z=np.array(128, np.uint8)))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "zero"),
+    [(np.int8, -128, 128, 0), (np.int8, -128, 128, None), (np.uint8, 0, 256, 90), (np.uint8, 0, 256, None),
+     (np.uint16, 0, 1 << 16, 7), (FOUR_BITS, -8, 8, 0), (FOUR_UNSIGNED, 0, 16, 3)],
+)  # fmt: skip
+def test_integers_at_the_end_of_their_range_turn_with_their_zero_point(
+    kind: Any, low: int, high: int, zero: int | None, per_channel: bool
+) -> None:
+    """The numbers that they stand for only change their sign, where nothing else computes with the integers."""
+    weight = small(kind, (3, 4, 2, 2), low, high)
+    weight.ravel()[[0, 1]] = np.array([low, high - 1]).astype(kind)
+    shape = (3,) if per_channel else ()
+    constants = {"s": np.full(shape, 0.25, np.float32)}
+    constants |= {} if zero is None else {"z": np.full(shape, zero).astype(kind)}
+    text = CONV.format(axis=0) if zero is not None else CONV.format(axis=0).replace(", z", "")
+    model = build(X, text, q=weight, opset=21, **constants)
+    reference(model, folds(model, exact=False))
+
+
+@pytest.mark.parametrize("point", [[[0, 1, 2], [2, 1, 0]], None], ids=["zero points", "no zero points"])
+@pytest.mark.parametrize(("along", "sizes"), [(0, (6, 3)), (1, (2, 6))])
+def test_blocks_at_the_end_of_their_range(along: int, sizes: tuple[int, int], point: list[list[int]] | None) -> None:
+    text = f"w = DequantizeLinear<axis={along}, block_size=3>(q, s{', z' if point else ''})\nc = Gemm(x, w)\ny = Mul(c, k)"
+    scale = np.exp2(integers((2, 3) if along == 0 else (2, 2), "s", low=-2, high=2)).astype(np.float32)
+    zero = {"z": np.array(point, np.int8)[:, : scale.shape[1]]} if point else {}
+    factors = np.float32([-2, 4, -1] if along == 0 else [-2, -2, -2, 4, 4, 4])
+    weight = np.where(np.arange(sizes[0] * sizes[1]) % 2, np.int8(-128), np.int8(127)).astype(np.int8).reshape(sizes)
+    model = build(f"float[2,{sizes[0]}] x", text, q=weight, s=scale, k=factors, opset=21, **zero)
+    reference(model, folds(model, exact=False))
+
+
+def test_one_zero_point_for_all_stays_one_beside_integers() -> None:
+    """All channels turn, so that kernels on integers still find a single zero point."""
+    text = "x = DequantizeLinear(d, s)\n" + CONV.format(axis=0).replace("BN3(c)", "Mul(c, k)")
+    weight = integers((3, 4, 2, 2), "q", np.uint8, 0, 256)
+    factors = np.float32([-2, -4, -1]).reshape(3, 1, 1)
+    model = build("uint8[2,4,5,5] d", text, "float[2,3,4,4] y", q=weight, s=POWER, z=np.uint8(100), k=factors)
+    folded = folds(model)
+    assert {v.tobytes() for n, v in initializers(folded).items() if v.dtype == np.uint8 and v.size == 3} == {bytes([155] * 3)}
+
+
+TRANSPOSES = [
+    ("Transpose(d)", "MatMul(x, w)", (3, 4), 0, "float[2,4] x"),
+    ("Transpose<perm=[1, 0]>(d)", "Gemm(x, w)", (3, 4), 0, "float[2,4] x"),
+    ("Transpose(d)", "Gemm<transB=1>(x, w)", (4, 3), 1, "float[2,4] x"),
+    ("Transpose<perm=[0, 1]>(d)", "MatMul(x, w)", (4, 3), 1, "float[2,4] x"),
+    ("Transpose<perm=[3, 2, 0, 1]>(d)", "Conv(x, w)", (2, 2, 4, 3), 3, X),
+]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("transpose", "operator", "shape", "axis", "x"), TRANSPOSES)
+def test_a_weight_that_is_transposed_behind_its_integers(
+    transpose: str, operator: str, shape: tuple[int, ...], axis: int, x: str, per_channel: bool
+) -> None:
+    text = TRANSPOSED.format(transpose, operator).replace("axis=0", f"axis={axis}")
+    scale = np.exp2(np.arange(3) - 2).astype(np.float32) if per_channel else POWER
+    folded = folds(build(x, text, q=int8(shape), s=scale), affines=int("MatMul" in operator))
+    assert count(folded, "Transpose") == 1
+    assert {t.data_type for t in folded.graph.initializer if tuple(t.dims) == shape} == {onnx.TensorProto.INT8}
+
+
+def test_a_tied_weight_that_is_transposed_for_the_last_layer() -> None:
+    """As embeddings read it, too, the layer gets a copy."""
+    text = "d = DequantizeLinear<axis=0>(q, s)\ng = Gather(d, x)\nw = Transpose(d)\nc = MatMul(g, w)\ny = Mul(c, k)"
+    factors = np.float32([1, -2, 4, 8])
+    model = build("int64[5] x", text, "float[5,4] y", q=int8((4, 6)), s=POWER, k=factors)
+    folded = folds(model)
+    assert count(folded, "DequantizeLinear") == 2
+
+
+def test_a_transpose_that_is_none() -> None:
+    """Such a model runs nowhere, but is read and left alone."""
+    text = TRANSPOSED.format("Transpose<perm=[0, 2, 1]>(d)", "MatMul(x, w)")
+    report = bnfold.fold(build("float[2,3] x", text, q=int8((3, 3)), s=POWER), verify=False).report
+    assert [entry.code for entry in report.kept] == ["quantized"]
+
+
+def test_a_large_weight_that_is_transposed() -> None:
+    """Larger than what is computed beforehand."""
+    text = TRANSPOSED.format("Transpose(d)", "MatMul(x, w)").replace("BN3(c)", "Mul(c, k)")
+    model = build("float[1,2048] x", text, q=int8((1024, 2048)), s=POWER, k=np.float32(-2))
+    folds(model)
 
 
 def test_a_float_bias_takes_scale_and_shift() -> None:

@@ -1,0 +1,84 @@
+"""Turning the signs of quantized weights: ``-(q - z) * scale`` with other integers, for channels of negative scale.
+
+``2 z - q`` is such an integer, unless it leaves the range (-128 becomes 128). With the zero point turned, too,
+``m - q`` and ``m - z`` never do, where ``m`` is the sum of the largest and the smallest integer; but channels then have
+zero points of their own, which kernels on integers do not take.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.absorb.dequantized import RANGES, Dequantized
+from bnfold.affine import Vector
+from bnfold.graph import Node
+from bnfold.refusals import Refusal
+
+__all__ = ["Turned", "problem", "turned"]
+
+_SYMMETRIC = (17, 18, 19, 20)
+"""float8 types: every number has its negative."""
+
+_INT32 = 6
+"""The type of a sum, which has no zero point."""
+
+_COPIES = frozenset("Flatten Identity MaxPool Relu Reshape Slice Split Squeeze Transpose Unsqueeze".split())
+"""Operators that runtimes move a DequantizeLinear past."""
+
+
+class Turned(NamedTuple):
+    """The new integers, and the new zero points as the scales are shaped; None where they stay."""
+
+    values: NDArray[np.float64]
+    zeros: NDArray[np.float64] | None
+
+
+def problem(
+    node: Node, position: int, weight: Dequantized, axis: int, factor: Vector, scale: NDArray[np.float64]
+) -> Refusal | None:
+    """Why the quantized weight of ``node`` at ``position`` cannot take a factor that is negative for some channels."""
+    kind = weight.values.data_type
+    if kind in _SYMMETRIC and not weight.zeros().any():
+        return None
+    if kind not in RANGES:
+        reason = f"the sign of the weight of '{node.label}' cannot be flipped in its type"
+        return Refusal("quantized", reason, node.label)
+    zeros = turned(weight, axis, factor, scale).zeros
+    if zeros is None:
+        return None
+    alike = weight.zeros().any() and (zeros == zeros.flat[0]).all()
+    if kind != _INT32 and (alike or not _computes_with_integers(node, 1 - position)):
+        return None
+    reason = f"flipping the sign of the weight of '{node.label}' leaves the range of its integers"
+    return Refusal("quantized", reason, node.label)
+
+
+def _computes_with_integers(node: Node, position: int) -> bool:
+    """Whether the data is quantized, too, so that runtimes put an operator on integers in the place of all of it."""
+    producer = node.scope.producer(node.input(position))
+    while producer is not None and producer.op in _COPIES:
+        producer = producer.scope.producer(producer.input(0))
+    return producer is not None and producer.op == "DequantizeLinear"
+
+
+def turned(weight: Dequantized, axis: int, factor: Vector, scale: NDArray[np.float64]) -> Turned:
+    """The integers with the signs of negative channels turned, to go with a new scale of this shape."""
+    values = weight.values.array().astype(np.float64)  # exact: no type here has more than 32 bits
+    along = [-1 if i == axis else 1 for i in range(values.ndim)]
+    negative = factor < 0
+    plain = np.where(negative.reshape(along), 2 * weight.zeros() - values, values)
+    low, high = RANGES.get(weight.values.data_type, (-np.inf, np.inf))
+    if plain.min() >= low and plain.max() <= high:
+        return Turned(plain, None)
+    zeros = np.zeros(1) if weight.zero is None else weight.zero.float64()
+    if weight.block:
+        each = (negative[:: weight.block] if weight.axis == axis else negative).reshape(along)
+        zeros = np.broadcast_to(zeros, scale.shape)
+    else:
+        each = negative[: scale.size].reshape(scale.shape)
+        zeros = np.broadcast_to(zeros.ravel(), (scale.size,)).reshape(scale.shape)
+    mirrored = np.where(negative.reshape(along), low + high - values, values)
+    return Turned(mirrored, np.where(each, low + high - zeros, zeros))
