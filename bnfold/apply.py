@@ -133,6 +133,7 @@ class _Sweep:
         for change in rewrite.changes:
             assert isinstance(change, Stored), "large weights are not read through other operators"
             wish = f"{node.input(change.position) or node.outputs[0]}_folded"
+            copy.input.extend([""] * (change.position + 1 - len(copy.input)))
             copy.input[change.position] = self._writer.new(reader, change.values, change.data_type, wish)
         for name, value in rewrite.attributes.items():
             set_attribute(copy, name, value)

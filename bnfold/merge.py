@@ -41,7 +41,7 @@ def merge(plan: ScopePlan, walker: Walker, chain: Chain, stage: Stage) -> bool:
         _take_whole(plan, chain, route, backward=True)
         return True
     route = walker.forward(chain.output, chain.affine)
-    if isinstance(route, Route) and route.cost == 0 and route.ends:
+    if isinstance(route, Route) and route.cost == 0 and (route.ends or route.crossed):
         _take_whole(plan, chain, route, backward=False)
         return True
     if stage is Stage.SPLIT and split(plan, walker, chain):
@@ -120,7 +120,7 @@ def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int
     for first, second in halves:
         for going, kept, backward in ((first, second, True), (second, first, False)):
             route = walker.backward(chain.data, going, readers) if backward else walker.forward(chain.output, going)
-            if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
+            if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits or route.crossed):
                 continue
             _take(plan, chain, route, backward=backward)
             chain.affine, chain.rewritten, chain.moved = kept.simplest(), True, route
@@ -140,7 +140,7 @@ def _lighten(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
             route = walker.backward(chain.data, going, frozenset((chain.members[0].node.index,)))
         else:
             route = walker.forward(chain.output, going)
-        if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
+        if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits or route.crossed):
             continue
         _take(plan, chain, route, backward=backward)
         chain.affine, chain.moved = own.only_shift(), route

@@ -25,10 +25,10 @@ class End:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """An affine at some inputs or outputs of a node that it passes only from all of them."""
+    """An affine at some of the places that it has to come from, or go to, all at once."""
 
     affine: Affine
-    missing: set[int]
+    missing: list[int]
     refusal: Refusal
 
 
@@ -38,7 +38,7 @@ class Route:
 
     Attributes:
         passed: linear operators that a scale goes through, with a shift behind them already: it is divided by it.
-        waiting: nodes that the affine has not reached at all their parts, by index.
+        waiting: nodes (by index) and shared tensors (by name) that the affine has not reached from all sides.
     """
 
     ends: list[End] = field(default_factory=list)
@@ -46,32 +46,40 @@ class Route:
     tensors: list[str] = field(default_factory=list)
     crossed: list[Node] = field(default_factory=list)
     passed: list[tuple[Node, float]] = field(default_factory=list)
-    waiting: dict[int, Waiting] = field(default_factory=dict)
+    waiting: dict[int | str, Waiting] = field(default_factory=dict)
 
     @property
     def cost(self) -> int:
         """Operators that taking this route adds to the graph."""
         return sum(end.adds for end in self.ends)
 
-    def join(self, other: Route) -> None:
-        self.ends += other.ends
-        self.edits += other.edits
-        self.tensors += other.tensors
-        self.crossed += other.crossed
-        self.passed += other.passed
+    def branch(self) -> Route:
+        """A route of its own that waits for the same, to be joined if it is the one to take."""
+        return Route(waiting={key: Waiting(w.affine, list(w.missing), w.refusal) for key, w in self.waiting.items()})
 
-    def bring(self, node: Node, part: int, parts: Iterable[int], affine: Affine, refusal: Refusal) -> bool | Refusal:
-        """The affine is at this input or output of a node; True once it is at all of these parts.
+    def join(self, branch: Route) -> None:
+        """Continue with all of a branch."""
+        self.ends += branch.ends
+        self.edits += branch.edits
+        self.tensors += branch.tensors
+        self.crossed += branch.crossed
+        self.passed += branch.passed
+        self.waiting = branch.waiting
+
+    def bring(
+        self, key: int | str, part: int, parts: Iterable[int], affine: Affine, refusal: Refusal
+    ) -> bool | Refusal:
+        """The affine is at this part of what ``key`` stands for; True once it is at all of its parts.
 
         ``refusal`` says what is the matter if that never comes about.
         """
-        here = self.waiting.setdefault(node.index, Waiting(affine, set(parts), refusal))
-        if not affine.same_as(here.affine):
+        here = self.waiting.setdefault(key, Waiting(affine, list(parts), refusal))
+        if not affine.same_as(here.affine) or part not in here.missing:
             return refusal
-        here.missing.discard(part)
+        here.missing.remove(part)
         if not here.missing:
-            del self.waiting[node.index]
-        return node.index not in self.waiting
+            del self.waiting[key]
+        return key not in self.waiting
 
     @property
     def incomplete(self) -> Refusal | None:

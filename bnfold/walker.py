@@ -13,7 +13,8 @@ from bnfold import absorb, carry, crossing
 from bnfold.absorb import matmul, quantized
 from bnfold.absorb.port import Port
 from bnfold.affine import Affine
-from bnfold.graph import CAPTURE, Node
+from bnfold.front import Front
+from bnfold.graph import CAPTURE, Node, Use
 from bnfold.junction import Junction
 from bnfold.refusals import Refusal
 from bnfold.route import Route
@@ -48,18 +49,26 @@ class Walker:
         ``readers`` are the indices of the nodes that may read it: the affine nodes themselves.
         """
         self._at.begin()
-        return self._back([(tensor, affine.simplest(), readers, 0)], 0)
-
-    def _back(self, stack: list[tuple[str, Affine, frozenset[int], int]], nesting: int) -> Route | Refusal:
         route = Route()
+        refusal = self._back(route, [(tensor, affine.simplest(), readers, 0)], 0)
+        return refusal or route.incomplete or route
+
+    def _back(self, route: Route, stack: list[tuple[str, Affine, frozenset[int], int]], nesting: int) -> Refusal | None:
+        """Take all of these to their ends; returns a refusal or extends the route, which may be left waiting."""
         spine: list[tuple[str, bool]] = []
+        several = nesting > 0
         while stack:
+            several = several or len(stack) > 1
             tensor, affine, readers, depth = stack.pop()
-            refusal = (
-                self._at.limits(tensor, affine, depth)
-                or self._closed(tensor, affine, readers)
-                or self._dead_ends.get((tensor, affine.scales))
-            )
+            refusal = self._at.limits(tensor, affine, depth)
+            if refusal is None:
+                refusal = self._closed(tensor, affine, readers)
+                if refusal is not None and several and refusal.code == "shared-output":
+                    complete = self._from_all_readers(route, tensor, affine, readers, refusal)
+                    if complete is False:
+                        continue
+                    refusal = complete if isinstance(complete, Refusal) else None
+            refusal = refusal or self._dead_ends.get((tensor, affine.scales))
             if not stack and len(spine) == len(route.tensors):
                 spine.append((tensor, affine.scales))
             if refusal is None:
@@ -67,7 +76,7 @@ class Walker:
             if refusal is not None:
                 self._dead_ends.update(dict.fromkeys(spine, refusal) if refusal.lasting else {})
                 return refusal
-        return route.incomplete or route
+        return None
 
     def _back_one(
         self,
@@ -125,7 +134,7 @@ class Walker:
         placed = self._at.placed(tensor, affine)
         read = [name in self._scope.output_set or bool(self._plan.value_readers(name)) for name in node.outputs]
         outputs = [i for i, name in enumerate(node.outputs) if name and read[i]]
-        complete = route.bring(node, node.outputs.index(tensor), outputs, placed, refusal)
+        complete = route.bring(node.index, node.outputs.index(tensor), outputs, placed, refusal)
         if isinstance(complete, Refusal):
             return complete
         if not complete:
@@ -152,19 +161,26 @@ class Walker:
 
     def _choose(self, route: Route, steps: list[carry.Step], node: Node, depth: int, nesting: int) -> Refusal | None:
         """Take the first of several ways past a node that works to its end."""
-        first: Refusal | None = None
+        first: Refusal | None = None  # and what to say if nothing comes of waiting
+        waiting: Route | None = None
         for step in steps if nesting < 32 else steps[:1]:
-            part = Route()
+            part = route.branch()
             inner: list[tuple[str, Affine, frozenset[int], int]] = []
-            refusal = self._follow(part, inner, step, node, depth)
-            found = refusal or self._back(inner, nesting + 1)
-            if isinstance(found, Route):
+            refusal = self._follow(part, inner, step, node, depth) or self._back(part, inner, nesting + 1)
+            if refusal is None and part.waiting.keys() <= route.waiting.keys():
                 route.join(part)
-                route.join(found)
                 return None
-            first = first or found
-            if found.lasting and len(step.onward) == len(node.inputs) and node.index not in self._plan.chain_of:
+            if refusal is None:
+                waiting = waiting or part
+                continue
+            first = first or refusal
+            if refusal.lasting and len(step.onward) == len(node.inputs) and node.index not in self._plan.chain_of:
                 break
+        if waiting is not None:
+            for key, each in waiting.waiting.items():
+                each.refusal = each.refusal if first is None or key in route.waiting else first
+            route.join(waiting)
+            return None
         return Refusal(first.code, first.reason, first.node) if first is not None else None
 
     def _port_after(self, node: Node) -> Port | Refusal | None:
@@ -188,11 +204,10 @@ class Walker:
             node, position = use
             if node.index in readers:
                 own.append(use)
-            elif not self._plan.looked_at(node) or carry.reads_elsewhere(node, position, affine):
+            elif not self._looks(use, affine):
                 continue
             elif position == CAPTURE:
-                reason = f"'{tensor}' is read inside a subgraph of '{node.label}'"
-                return Refusal("captured", reason, node.label, lasting=True)
+                return _captured(tensor, node)
             else:
                 reason = f"'{tensor}' is also read by '{node.label}'"
                 return Refusal("shared-output", reason, node.label, lasting=node.op not in carry.PICKS)
@@ -200,6 +215,25 @@ class Walker:
             reader = own[0].node.label
             return Refusal("shared-output", f"'{tensor}' is read twice by '{reader}'", reader, lasting=True)
         return None
+
+    def _from_all_readers(
+        self, route: Route, tensor: str, affine: Affine, readers: frozenset[int], refusal: Refusal
+    ) -> bool | Refusal:
+        """Whether all reads of a shared tensor have come along now; then the affine is common to all of them."""
+        uses = [
+            use for use in self._plan.value_readers(tensor) if use.node.index in readers or self._looks(use, affine)
+        ]
+        captured = next((use.node for use in uses if use.position == CAPTURE), None)
+        if captured is not None:
+            return _captured(tensor, captured)
+        (reader,) = readers
+        otherwise = Refusal(refusal.code, refusal.reason, refusal.node)  # another way may bring the same everywhere
+        placed = self._at.placed(tensor, affine)
+        return route.bring(tensor, reader, [use.node.index for use in uses], placed, otherwise)
+
+    def _looks(self, use: Use, affine: Affine) -> bool:
+        """Whether a read of a tensor would see that it has changed."""
+        return self._plan.looked_at(use.node) and not carry.reads_elsewhere(*use, affine)
 
     def _joined(self, tensor: str) -> list[str]:
         """What vanished affines made of a tensor, where only shapes are read of it: it is that very tensor now."""
@@ -218,25 +252,25 @@ class Walker:
     def forward(self, tensor: str, affine: Affine) -> Route | Refusal:
         """Route an affine that makes ``tensor`` into everything that reads the tensor."""
         self._at.begin()
-        route = Route()
-        stack = [(tensor, affine.simplest(), 0)]
-        while stack:
-            tensor, affine, depth = stack.pop()
-            refusal = self._at.limits(tensor, affine, depth) or self._forward_one(route, stack, tensor, affine, depth)
+        route, front = Route(), Front(self._scope)
+        front.add(tensor, affine, 0)
+        while front:
+            tensor, affine, depth = front.pop()
+            if affine.identity and depth:
+                continue  # what came on several ways cancels
+            refusal = self._at.limits(tensor, affine, depth) or self._forward_one(route, front, tensor, affine, depth)
             if refusal is not None:
                 return refusal
         return route.incomplete or route
 
-    def _forward_one(
-        self, route: Route, stack: list[tuple[str, Affine, int]], tensor: str, affine: Affine, depth: int
-    ) -> Refusal | None:
+    def _forward_one(self, route: Route, front: Front, tensor: str, affine: Affine, depth: int) -> Refusal | None:
         if tensor in self._scope.output_set:
             return Refusal("graph-output", f"'{tensor}' is an output of the graph", None)
         route.tensors.append(tensor)
         for node, position in self._plan.value_readers(tensor):
             if position == CAPTURE:
-                return Refusal("captured", f"'{tensor}' is read inside a subgraph of '{node.label}'", node.label)
-            refusal = self._into(route, stack, node, position, tensor, affine, depth)
+                return _captured(tensor, node)
+            refusal = self._into(route, front, node, position, tensor, affine, depth)
             if refusal is not None:
                 return refusal
         return None
@@ -244,7 +278,7 @@ class Walker:
     def _into(
         self,
         route: Route,
-        stack: list[tuple[str, Affine, int]],
+        front: Front,
         node: Node,
         position: int,
         tensor: str,
@@ -253,7 +287,7 @@ class Walker:
     ) -> Refusal | None:
         gone = self._plan.gone.get(node.index)
         if gone is not None:
-            stack.append((gone.output, affine, depth + 1))
+            front.add(gone.output, affine, depth + 1)
             return None
         spread = self._at.spread(node, affine)
         if spread is not None:
@@ -268,7 +302,8 @@ class Walker:
             route.tensors += [member.output for member in chain.members[:-1]]
             route.crossed.append(node)
             route.edits += way.edits
-            stack.extend((name, part.simplest(), depth + 1) for name, part in way.onward)
+            for name, part in way.onward:
+                front.add(name, part, depth + 1)
             return None
         entry = absorb.BEFORE.get(node.op)
         if entry is not None:
@@ -283,7 +318,7 @@ class Walker:
         step = self._at.blocked(node) if rule is None else rule(node, position, affine)
         join = carry.together(node, tensor, affine) if isinstance(step, Refusal) else None
         if join is not None and isinstance(step, Refusal):
-            complete = route.bring(node, position, range(len(node.inputs)), join.brought, step)
+            complete = route.bring(node.index, position, range(len(node.inputs)), join.brought, step)
             if complete is False:
                 return None
             step = carry.Step(((node.outputs[0], join.onward),)) if complete is True else step
@@ -296,5 +331,11 @@ class Walker:
         route.edits += step.edits
         if node.index in self._plan.out and self._plan.out[node.index].shifts:
             route.passed.append((node, float(affine.scale[0])))
-        stack.extend((name, part.simplest(), depth + 1) for name, part in reversed(step.onward))
+        for name, part in step.onward:
+            front.add(name, part, depth + 1)
         return None
+
+
+def _captured(tensor: str, owner: Node) -> Refusal:
+    """Bodies read a tensor, which therefore must keep its value."""
+    return Refusal("captured", f"'{tensor}' is read inside a subgraph of '{owner.label}'", owner.label, lasting=True)

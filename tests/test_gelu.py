@@ -25,14 +25,13 @@ FORMS = {
 }
 THREE = "activation activation activation"
 # A scale from behind could go into the half, which would then be a vector.
-BEHIND = {name: "blocked" if name == "a product in front" else "shared-output" for name in FORMS}
 
 KEPT = [
     *[kept(name, THREE, X, C + form + "y = Conv(g, V)", **NUMBERS) for name, form in FORMS.items()],
     *[
         kept(
             f"{name}, a scale behind it",
-            f"{THREE} {BEHIND[name]}",
+            f"{THREE} blocked",
             X,
             C + form + "n = BNscale4(g)\ny = Relu(n)",
             **NUMBERS,

@@ -60,7 +60,7 @@ KEPT = [
         W=W,
     ),
     kept(
-        "one branch of a sum reads the other", "shared-output", X, C + "s = Sigmoid(c)\na = Add(c, s)\ny = BN3(a)", W=W
+        "one branch of a sum reads the other", "blocked", X, C + "s = Sigmoid(c)\na = Add(c, s)\ny = BN3(a)", W=W
     ),
     kept(
         "one branch of a sum takes nothing",

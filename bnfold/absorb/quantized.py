@@ -119,7 +119,7 @@ def _new_scale(weight: Dequantized, axis: int, factor: Vector) -> NDArray[np.flo
             return Refusal("quantized", f"'{label}' shares scales among channels", label)
         spread: NDArray[np.float64] = scale * each.reshape([-1 if i == axis else 1 for i in range(scale.ndim)])
         return spread
-    if scale.size == 1 and np.all(size == size[0]):
+    if scale.size == 1 and np.all(size == size[0]) and signs.one_for_all(weight, axis, factor):
         return np.asarray(scale * size[0])
     if scale.size == 1:
         if weight.node.scope.opset < 13:

@@ -17,7 +17,7 @@ from bnfold.affine import Vector
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["Turned", "problem", "turned"]
+__all__ = ["Turned", "one_for_all", "problem", "turned"]
 
 _SYMMETRIC = (17, 18, 19, 20)
 """float8 types: every number has its negative."""
@@ -66,19 +66,35 @@ def _computes_with_integers(node: Node, position: int) -> bool:
 
 def turned(weight: Dequantized, axis: int, factor: Vector, scale: NDArray[np.float64]) -> Turned:
     """The integers with the signs of negative channels turned, to go with a new scale of this shape."""
-    values = weight.values.array().astype(np.float64)  # exact: no type here has more than 32 bits
-    along = [-1 if i == axis else 1 for i in range(values.ndim)]
-    negative = factor < 0
-    plain = np.where(negative.reshape(along), 2 * weight.zeros() - values, values)
-    low, high = RANGES.get(weight.values.data_type, (-np.inf, np.inf))
-    if plain.min() >= low and plain.max() <= high:
+    plain = _turned(weight, axis, factor, 2 * weight.zeros())
+    if _fits(weight, plain):
         return Turned(plain, None)
+    mirror = float(sum(RANGES[weight.values.data_type]))
+    negative = factor < 0
     zeros = np.zeros(1) if weight.zero is None else weight.zero.float64()
     if weight.block:
-        each = (negative[:: weight.block] if weight.axis == axis else negative).reshape(along)
+        each = negative[:: weight.block] if weight.axis == axis else negative
+        each = each.reshape([-1 if i == axis else 1 for i in range(scale.ndim)])
         zeros = np.broadcast_to(zeros, scale.shape)
     else:
         each = negative[: scale.size].reshape(scale.shape)
         zeros = np.broadcast_to(zeros.ravel(), (scale.size,)).reshape(scale.shape)
-    mirrored = np.where(negative.reshape(along), low + high - values, values)
-    return Turned(mirrored, np.where(each, low + high - zeros, zeros))
+    return Turned(_turned(weight, axis, factor, np.array(mirror)), np.where(each, mirror - zeros, zeros))
+
+
+def one_for_all(weight: Dequantized, axis: int, factor: Vector) -> bool:
+    """Whether a single zero point can stay one."""
+    alike = (factor < 0).all() or (factor >= 0).all()
+    return bool(alike or _fits(weight, _turned(weight, axis, factor, 2 * weight.zeros())))
+
+
+def _turned(weight: Dequantized, axis: int, factor: Vector, mirror: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is as far below ``mirror`` as the integers are above zero, in channels with a negative factor."""
+    values = weight.values.array().astype(np.float64)  # exact: no type here has more than 32 bits
+    negative = (factor < 0).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    return np.where(negative, mirror - values, values)
+
+
+def _fits(weight: Dequantized, values: NDArray[np.float64]) -> bool:
+    low, high = RANGES.get(weight.values.data_type, (-np.inf, np.inf))
+    return bool(values.min() >= low and values.max() <= high)

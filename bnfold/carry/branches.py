@@ -23,10 +23,19 @@ from bnfold.carry.step import (
     placed_from_last,
 )
 from bnfold.constants import Constant
+from bnfold.dimensions import SAME_AS_FIRST
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
 __all__ = ["BACKWARD", "FORWARD"]
+
+_SUMS, _EXTREMES, _PRODUCTS = ("Add", "Sub", "Sum"), ("Max", "Min"), ("Mul", "Div")
+
+_NEAR = 16
+"""How many tensors above an operand are looked at for where it comes from."""
+
+_ALIKE = SAME_AS_FIRST | set("AveragePool Max MaxPool Mean Min Resize Reshape Transpose Upsample".split())
+"""Operators with a shift behind them as in front of them, if they let one pass."""
 
 _LOST = 2.0**-9
 """By how much of itself a constant may change where rounding leaves less of it."""
@@ -60,7 +69,27 @@ def sum_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusa
     for carrier in carriers:
         own = Affine(placed.scale, signs[carrier] * placed.shift, placed.axis)
         ways.append([own if i == carrier else plain for i in range(len(node.inputs))])
+    count = len(node.inputs)
+    even = node.op != "Sub" and count & (count - 1) == 0  # a third of a shift would be rounded
+    if placed.shifts and even and _meet(node):
+        ways.append([Affine(placed.scale, placed.shift / count, placed.axis)] * count)
     return _any_of(node, ways)
+
+
+def _meet(node: Node) -> bool:
+    """Whether two operands come from one tensor nearby, so that they can only change alike."""
+    seen: set[str] = set()
+    for name in node.inputs:
+        above = [name]
+        for tensor in above:
+            producer = node.scope.producer(tensor)
+            if producer is not None and producer.op in _ALIKE:
+                several = producer.op in (*_EXTREMES, "Mean")
+                above += (producer.inputs if several else producer.inputs[:1])[: _NEAR - len(above)]
+        if not seen.isdisjoint(above):
+            return True
+        seen.update(above)
+    return False
 
 
 def _far(node: Node, operand: str) -> bool:
@@ -117,6 +146,16 @@ def sum_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
         return _around_constants(node, position, placed, shifts=False)
     sign = -1.0 if node.op == "Sub" and position == 1 else 1.0
     return Step(((node.outputs[0], Affine(placed.scale, sign * placed.shift, placed.axis)),))
+
+
+def mean_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
+    """A shift of one operand moves the mean by its share; a scale would have to be on all of them."""
+    placed = _from_last(node, node.inputs[position], affine)
+    if isinstance(placed, Refusal):
+        return placed
+    if placed.scales:
+        return Refusal("blocked", f"Mean '{node.label}' brings in a tensor that is not scaled", node.label)
+    return Step(((node.outputs[0], Affine(placed.scale, placed.shift / len(node.inputs), placed.axis)),))
 
 
 def extreme_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
@@ -212,7 +251,6 @@ def _no_matrices(node: Node) -> Refusal | None:
     return Refusal("shape-unknown", f"the factors of '{node.label}' are not both known to be matrices", node.label)
 
 
-_SUMS, _EXTREMES, _PRODUCTS = ("Add", "Sub", "Sum"), ("Max", "Min"), ("Mul", "Div")
 BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(_SUMS, sum_backward),
     **dict.fromkeys(_EXTREMES, extreme_backward),
@@ -224,5 +262,6 @@ FORWARD: dict[str, Forward] = {
     **dict.fromkeys(_SUMS, sum_forward),
     **dict.fromkeys(_EXTREMES, extreme_forward),
     **dict.fromkeys(_PRODUCTS, product_forward),
+    "Mean": mean_forward,
     "MatMul": matmul_forward,
 }

@@ -61,6 +61,8 @@ def concat_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     sizes = _sizes(node, node.inputs, axis)
     if sizes is None or (not affine.uniform and sizes[position] != affine.scale.size):
         return unknown(node, "the channel count of each part")
+    if not sizes[position]:
+        return misplaced(node, "joins a part that has no channels")
     start = sum(sizes[:position])
     whole = affine.at(axis).scatter(sum(sizes), slice(start, start + sizes[position]))
     return Step(((node.outputs[0], whole),))

@@ -336,6 +336,20 @@ def test_blocks_at_the_end_of_their_range(along: int, sizes: tuple[int, int], po
     reference(model, folds(model, exact=False))
 
 
+@pytest.mark.parametrize("zero", [None, 90])
+def test_channels_of_one_scale_and_different_signs(zero: int | None) -> None:
+    """One scale would do for all, one zero point not."""
+    text = CONV.format(axis=0).replace("BN3(c)", "Mul(c, k)").replace("(q, s, z)", "(q, s)" if zero is None else "(q, s, z)")
+    constants: dict[str, Any] = {} if zero is None else {"z": np.uint8(zero)}
+    factors = np.float32([-2, 2, -2]).reshape(3, 1, 1)
+    folds(build(X, text, q=integers((3, 4, 2, 2), "q", np.uint8, 0, 256), s=POWER, k=factors, **constants))
+
+
+def test_a_copy_with_a_zero_point_that_the_original_has_not() -> None:
+    text = "[name] w = DequantizeLinear(q, s)\nr = Identity(w)\nc = Conv(x, w)\ny = BN3(c)"
+    folds(build(X, text, "float[2,3,4,4] y, float[3,4,2,2] r", q=integers((3, 4, 2, 2), "q", np.uint8, 0, 256), s=POWER))
+
+
 def test_one_zero_point_for_all_stays_one_beside_integers() -> None:
     """All channels turn, so that kernels on integers still find a single zero point."""
     text = "x = DequantizeLinear(d, s)\n" + CONV.format(axis=0).replace("BN3(c)", "Mul(c, k)")

@@ -1,4 +1,5 @@
-"""Joins that an affine passes when it is on all operands: Add, Sub, Sum, Mean, Max, Min, and Concat along another axis."""
+"""Joins whose operands come from one tensor: towards consumers an affine passes when it is on all operands, towards
+producers when all of them bring the same to the tensor."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ X = "float[2,4,4,4] x"
 W = (3, 4, 1, 1)
 POOLS = "p = MaxPool <kernel_shape=[2,2]> ({0})\nq = AveragePool <kernel_shape=[2,2]> ({0})\n"
 HALF = np.float16(0.5)
+
+JOINED = "c = Conv(x, W)\n" + POOLS.format("c") + "s = {}\n"
 
 KEPT = [
     kept("one operand", "no-producer", f"{X}, float[2,4,3,3] z", "n = BNpos4(x)\np = MaxPool <kernel_shape=[2,2]> (n)\n"
@@ -24,6 +27,20 @@ KEPT = [
          "s = Add(n, t)\ny = Conv(s, W)", W=W),
     kept("float16, where the scale keeps the sum from overflowing", "no-producer", "float16[2,4,4,4] x",
          "n = Mul(x, half)\n" + POOLS.format("n") + "s = Add(p, q)\ny = Conv(s, W)", W=W, half=HALF),
+    kept("towards producers: a difference, whose shift would be in one operand", "shared-output", X,
+         JOINED.format("Sub(p, q)") + "y = BNpos3(s)", W=W),
+    kept("towards producers: another reader beside", "shared-output", X, JOINED.format("Max(p, q)") + "n = BNpos3(s)\n"
+         "e = Exp(c)\nf = ReduceMax(e)\ny = Add(n, f)", W=W),
+    kept("towards producers: a reader in a body", "captured", f"{X}, bool i",
+         JOINED.format("Max(p, q)") + "n = BNpos3(s)\nf = If <then_branch = t () => (float[a,b,d,e] u) { u = Erf(c) }, "
+         "else_branch = g () => (float[a,b,d,e] v) { v = Exp(c) }> (i)\nm = ReduceMax(f)\ny = Add(n, m)", W=W),
+    kept("towards producers: turned on one way", "shared-output", "float[2,3,4,4] x",
+         "c = Conv(x, W)\nt = Transpose <perm=[0,2,1,3]> (c)\ns = Max(c, t)\ny = BNpos4(s)", W=(4, 3, 1, 1)),
+    kept("towards producers: a product with itself", "shared-output", X, "c = Conv(x, W)\ns = Mul(c, c)\ny = BNscale3(s)", W=W),
+    kept("towards producers: halves that are scaled differently", "shared-output", X,
+         "c = Conv(x, W)\ns = Concat <axis=1> (c, c)\ny = BNpos6(s)", W=W),
+    kept("towards producers: a Relu on one way", "shift", X,
+         "c = Conv(x, W)\nr = Relu(c)\ns = Max(c, r)\ny = BNpos3(s)", W=W),
 ]  # fmt: skip
 
 CASES = [
@@ -41,6 +58,29 @@ CASES = [
     case("a tensor and itself", X, "n = BN4(x)\ns = Add(n, n)\ny = Conv(s, W)", W=W),
     case("a pool without what it pools", X, "a = Mul(x, k)\nb = Add(a, k)\np = AveragePool <kernel_shape=[2,2], pads=[0,0,1,1]> (b)\n"
          "s = Sub(p, b)\nl = Mul(s, m)\ny = Relu(l)", affines=1, k=(4, 1, 1), m=(4, 1, 1)),
+    *[
+        case(f"towards producers: {op} of two pools", X, JOINED.format(f"{op}(p, q)") + "y = BNpos3(s)", W=W)
+        for op in ("Add", "Sum", "Max", "Min", "Mean")
+    ],
+    case("towards producers: a difference, scaled", X, JOINED.format("Sub(p, q)") + "y = BNposscale3(s)", W=W),
+    case("towards producers: a tensor and itself", X, "c = Conv(x, W)\ns = Add(c, c)\ny = BN3(s)", W=W),
+    case("towards producers: a tensor four times", X, "c = Conv(x, W)\ns = Sum(c, c, c, c)\ny = BN3(s)", W=W),
+    case("towards producers: one half twice", X, "c = Conv(x, W)\ns = Concat <axis=1> (c, c)\nm = Mul(s, k)\ny = Relu(m)",
+         W=W, k=np.float32([1, 2, 4, 1, 2, 4]).reshape(6, 1, 1)),
+    case("towards producers: joins in a join", X, JOINED.format("Max(p, q)") + "u = MaxPool <kernel_shape=[2,2]> (c)\n"
+         "a = Add(s, u)\ny = BNpos3(a)", W=W),
+    case("towards producers: a scale past a Relu on one way", X,
+         "c = Conv(x, W)\nr = Relu(c)\ns = Max(c, r)\ny = BNposscale3(s)", W=W),
+    case("towards producers: two tensors that meet twice", "float[2,4,4,4] x", "c = Conv(x, W)\nd = Conv(x, V)\na = Max(c, d)\n"
+         "b = Min(c, d)\ns = Add(a, b)\ny = BNpos3(s)", W=W, V=W),
+    case("towards producers: pools of pools", X, "c = Conv(x, W)\np = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (c)\n"
+         "q = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (p)\nr = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (q)\n"
+         "s = Max(c, p, q, r)\ny = BNpos3(s)", W=W),
+    case("a mean of which one operand is shifted", X, "a = Add(x, k)\nr = Relu(x)\nm = Mean(a, r)\ny = Conv(m, W)", W=W, k=(4, 1, 1)),
+    case("a shift that cancels on two ways", X, "a = Add(x, k)\nr = AveragePool <kernel_shape=[1,1]> (a)\n"
+         "s = Sub(a, r)\nm = Exp(s)\ny = Add(m, x)", k=(4, 1, 1)),
+    case("a sign that is turned twice", X, "a = Mul(x, k)\ns = Mul(a, a)\ny = Relu(s)", k=np.float32([-1, 1, -1, 1]).reshape(4, 1, 1),
+         affines=0),
     case("operands of another rank", "float[4,5] x", "a = Mul(x, k)\nf = ReduceMax <keepdims=0> (a, i0)\ns = Add(a, f)\ny = Gemm(s, V)",
          k=np.float32([1, 2, 0.5, 4, 1]), i0=[0], V=(5, 3)),
 ]  # fmt: skip
