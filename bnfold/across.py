@@ -27,7 +27,7 @@ def fold_across(scopes: list[Scope], plans: Plans) -> bool:
     moved = False
     for scope in scopes:
         for tensor in dict.fromkeys(name for _, child in scope.children for name in sorted(child.captures)):
-            if tensor in scope.producers:
+            if tensor in scope.producers and scope.constants.get(tensor) is None:
                 moved |= _fold_tensor(scope, plans, tensor)
     return moved
 
@@ -110,13 +110,12 @@ def _readers_inside(scope: Scope, plans: Plans, tensor: str) -> list[Entry] | No
                     names.append(gone.output)
                 elif gone is None:
                     chain = plan.chain_of.get(use.node.index)
-                    if not _begins_with(chain, use.node):
+                    if chain is None or chain.data != name or not _begins_with(chain, use.node):
                         return None
-                    assert chain is not None
                     found.append((plan, chain))
     return found
 
 
-def _begins_with(chain: Chain | None, node: Node) -> bool:
+def _begins_with(chain: Chain, node: Node) -> bool:
     """Whether the node is the first of a chain that stays as it was."""
-    return chain is not None and chain.members[0].node is node and chain.waiting and not chain.rewritten
+    return chain.members[0].node is node and chain.waiting and not chain.rewritten

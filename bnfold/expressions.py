@@ -84,8 +84,9 @@ def _evaluate_old(node: Node, values: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def _ends_beyond(inputs: Sequence[Constant | None]) -> bool:
-    """Whether a Slice goes backwards to beyond the last element, where the evaluator and onnxruntime differ."""
-    ends, _, steps = [*inputs, None, None, None, None][2:5]
-    if ends is None or steps is None:
+    """Whether a Slice goes backwards to beyond the last element, or from before the first, where the evaluator and
+    onnxruntime differ."""
+    data, starts, ends, _, steps = [*inputs, None, None, None, None][:5]
+    if data is None or starts is None or ends is None or steps is None or not (steps.array() < 0).any():
         return False
-    return bool((steps.array() < 0).any() and (ends.array() >= (1 << 31) - 1).any())
+    return bool((ends.array() >= (1 << 31) - 1).any() or (starts.array() < -min(data.dims, default=0)).any())

@@ -150,6 +150,10 @@ class Walker:
         node: Node,
         depth: int,
     ) -> Refusal | None:
+        whole = carry.onto_constants(node, step)
+        if isinstance(whole, Refusal):
+            return whole
+        step = whole
         refusal = self._at.excluded(node, step)
         if refusal is not None:
             return refusal

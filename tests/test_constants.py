@@ -15,7 +15,7 @@ STORED = {
     "f": np.float32([1, 4]), "i": np.int32([2, 3]), "i0": [1], "i2": [2], "shape": [2, 1], "square": [2, 2],
     "m": np.float32([[1, 2], [3, 4]]), "m3": np.float32([1, 2, 3]), "q": np.int8([2, -3]), "s": np.float32(0.5),
     "huge": [1 << 20, 1 << 20], "zero": np.float32(0), "three": np.float32(3), "one": np.float32(1),
-    "nan": np.float32(np.nan), "far": [(1 << 31) - 1], "back": [-1], "zeroth": [0],
+    "nan": np.float32(np.nan), "far": [(1 << 31) - 1], "before": [-9], "back": [-1], "zeroth": [0],
 }  # fmt: skip
 
 NOT_CONSTANT = {
@@ -35,6 +35,7 @@ NOT_CONSTANT = {
     "a sum that does not broadcast": ("k = Add(f, m3)", "k"),
     "the dynamic part of a shape": ("s = Shape(fixed)\nt = Shape(x)\nk = Gather(t, i0)", "k"),
     "backwards from beyond the end": ("k = Slice(f, i0, far, zeroth, back)", "k"),
+    "backwards from before the start": ("k = Slice(f, before, before, zeroth, back)", "k"),
     "a computed part of a shape": ("s = Shape(fixed)\nj = Cast <to=7> (x)\nk = Slice(s, j, i2)", "k"),
 }
 

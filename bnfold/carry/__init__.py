@@ -9,7 +9,7 @@ from functools import partial
 
 from bnfold.carry import branches, elementwise, layout, pad, parts, reshape, selection, spatial
 from bnfold.carry.selection import PICKS, reads_elsewhere
-from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step
+from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step, onto_constants
 from bnfold.carry.together import together
 
 _FAMILIES = (elementwise, layout, reshape, parts, selection, spatial, branches)
@@ -29,6 +29,7 @@ __all__ = [
     "Step",
     "backward_rules",
     "forward_rules",
+    "onto_constants",
     "reads_elsewhere",
     "together",
 ]

@@ -23,7 +23,6 @@ from bnfold.carry.step import (
     placed_from_last,
 )
 from bnfold.constants import Constant
-from bnfold.dimensions import SAME_AS_FIRST
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
@@ -34,8 +33,7 @@ _SUMS, _EXTREMES, _PRODUCTS = ("Add", "Sub", "Sum"), ("Max", "Min"), ("Mul", "Di
 _NEAR = 16
 """How many tensors above an operand are looked at for where it comes from."""
 
-_ALIKE = SAME_AS_FIRST | set("AveragePool Max MaxPool Mean Min Resize Reshape Transpose Upsample".split())
-"""Operators with a shift behind them as in front of them, if they let one pass."""
+_LINEAR = ("Conv", "ConvTranspose", "Gemm")
 
 _LOST = 2.0**-9
 """By how much of itself a constant may change where rounding leaves less of it."""
@@ -83,9 +81,8 @@ def _meet(node: Node) -> bool:
         above = [name]
         for tensor in above:
             producer = node.scope.producer(tensor)
-            if producer is not None and producer.op in _ALIKE:
-                several = producer.op in (*_EXTREMES, "Mean")
-                above += (producer.inputs if several else producer.inputs[:1])[: _NEAR - len(above)]
+            if producer is not None and producer.op not in _LINEAR:
+                above += producer.inputs[: _NEAR - len(above)]
         if not seen.isdisjoint(above):
             return True
         seen.update(above)
@@ -95,7 +92,7 @@ def _meet(node: Node) -> bool:
 def _far(node: Node, operand: str) -> bool:
     """Not made by a linear operator or stored: to be tried last, as the way may be long."""
     producer = node.scope.producer(operand)
-    return producer is not None and producer.op not in ("Conv", "ConvTranspose", "Gemm", "Constant")
+    return producer is not None and producer.op not in (*_LINEAR, "Constant")
 
 
 def extreme_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:

@@ -6,7 +6,7 @@ identity. Along any other axis the operator treats all of the tensor alike.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
 
 from bnfold.affine import Affine, Spread
 from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced, unknown
@@ -25,7 +25,22 @@ _NO_END = (1 << 31) - 1
 # -- Slice -------------------------------------------------------------------------------------------------------------
 
 
-def _slices(node: Node) -> dict[int, slice] | None:
+class _Cut(NamedTuple):
+    """What a Slice takes of one axis."""
+
+    start: int
+    end: int
+    step: int
+
+    def of(self, total: int) -> list[int]:
+        """The indices that are taken of so many. Going backwards, a start before the first one takes the first."""
+        start, end = (place + total if place < 0 else place for place in (self.start, self.end))
+        if self.step > 0:
+            return list(range(min(max(start, 0), total), min(max(end, 0), total), self.step))
+        return list(range(min(max(start, 0), total - 1), min(max(end, -1), total - 1), self.step))
+
+
+def _slices(node: Node) -> dict[int, _Cut] | None:
     """What is cut from each axis (as the model counts axes), or None when that is computed at run time."""
     starts, ends = constant_ints(node, "starts", 1), constant_ints(node, "ends", 2)
     if starts is None or ends is None or len(starts) != len(ends):
@@ -38,14 +53,13 @@ def _slices(node: Node) -> dict[int, slice] | None:
     steps = [1] * len(starts) if steps is None else steps
     found = {}
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if step < 0 and end >= _NO_END:
+        if step == 0 or (step < 0 and end >= _NO_END):
             return None  # nothing, says onnx; all up to the first one, says onnxruntime
-        stop = None if step < 0 and end < -(1 << 31) else end
-        found[axis] = slice(start, stop, step)
+        found[axis] = _Cut(start, end, step)
     return found
 
 
-def _channel_cut(node: Node, channel: int, rank: int | None) -> slice | Refusal | None:
+def _channel_cut(node: Node, channel: int, rank: int | None) -> _Cut | Refusal | None:
     """The cut along the channel axis, None when it is left whole."""
     cuts, axes = _slices(node), constant_ints(node, "axes", 3)
     if cuts is None and axes is None:
@@ -72,8 +86,8 @@ def slice_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refu
     total = node.scope.shapes.dim(node.inputs[0], channel)
     if not isinstance(total, int):
         return unknown(node, "the channel count")
-    indices = np.arange(total)[cut]
-    if indices.size != affine.scale.size:
+    indices = cut.of(total)
+    if len(indices) != affine.scale.size:
         return unknown(node, "the channel count")
     return [Step(((node.inputs[0], affine.at(channel).scatter(total, indices)),))]
 
@@ -85,8 +99,8 @@ def _on_slice(node: Node, affine: Affine) -> list[Step]:
     for axis, cut in (cuts or {}).items():
         place = shapes.axis(node.inputs[0], axis)
         total = None if place is None else shapes.dim(node.inputs[0], place)
-        if place is not None and isinstance(total, int) and 0 < np.arange(total)[cut].size < total:
-            ways.append(Step(((node.inputs[0], affine.at(place).scatter(total, np.arange(total)[cut])),)))
+        if place is not None and isinstance(total, int) and 0 < len(cut.of(total)) < total:
+            ways.append(Step(((node.inputs[0], affine.at(place).scatter(total, cut.of(total))),)))
     return ways
 
 
@@ -106,7 +120,7 @@ def slice_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     if isinstance(cut, Refusal):
         return cut
     placed = affine.at(channel)
-    return Step(((node.outputs[0], placed if cut is None else placed.take(cut)),))
+    return Step(((node.outputs[0], placed if cut is None else placed.take(cut.of(placed.scale.size))),))
 
 
 # -- Gather ------------------------------------------------------------------------------------------------------------

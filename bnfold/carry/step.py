@@ -10,10 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from bnfold import dtypes
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Spread
 from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
+
+_SMALL = 1 << 16
+"""Values of a constant that may be copied where others read it, too."""
+
+_LARGEST = 1 << 24
+"""Values of a constant that may be rewritten, which happens in memory."""
 
 __all__ = [
     "Backward",
@@ -28,6 +34,7 @@ __all__ = [
     "needs_no_shift",
     "needs_no_sign",
     "of_integers",
+    "onto_constants",
     "onto_inputs",
     "placed_from_first",
     "placed_from_last",
@@ -91,6 +98,40 @@ def onto_inputs(node: Node, parts: list[Affine]) -> Step | Refusal:
                 "broadcast", f"a larger constant might stretch what {node.op} '{node.label}' makes", node.label
             )
     return Step(tuple(onward), tuple(edits))
+
+
+def onto_constants(node: Node, step: Step) -> Step | Refusal:
+    """The step with edits where it comes to a constant, such as the table that a Gather picks from."""
+    constants = {name: node.scope.constants.get(name) for name, _ in step.onward if name in node.inputs}
+    if not any(constants.values()):
+        return step
+    onward, edits = [], list(step.edits)
+    for name, part in step.onward:
+        constant = constants.get(name)
+        if constant is None:
+            onward.append((name, part))
+            continue
+        refusal = _not_to_edit(node, constant, part)
+        if refusal is not None:
+            return refusal
+        edits.append(Edit(node, node.inputs.index(name), part))
+    return Step(tuple(onward), tuple(edits))
+
+
+def _not_to_edit(node: Node, constant: Constant, affine: Affine) -> Refusal | None:
+    """Why a constant at the far end of a route is to stay."""
+    name = constant.name
+    if constant.quantized or not constant.floating:
+        return Refusal("quantized", f"the constant '{name}' holds quantized numbers", node.label, lasting=True)
+    if constant.size > _LARGEST:
+        return Refusal("blocked", f"the constant '{name}' has too many values to rewrite", node.label, lasting=True)
+    if constant.size > _SMALL and len(constant.scope.readers(name)) > 1:
+        return Refusal("shared-output", f"the constant '{name}' is read elsewhere, too", node.label, lasting=True)
+    rank = len(constant.dims)
+    inside = not isinstance(affine, Spread) and -rank <= affine.axis < rank
+    if affine.uniform or (inside and constant.dims[affine.axis] == affine.scale.size):
+        return None
+    return Refusal("broadcast", f"the constant '{name}' does not have the channels", node.label)
 
 
 def _fits(node: Node, constant: Constant, affine: Affine) -> bool:

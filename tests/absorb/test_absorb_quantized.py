@@ -163,7 +163,7 @@ KEPT = {
         {"W": (4, 3), "s": POWER, "i": COUNTS.astype(np.int32)},
     ),
     "constants on both sides, of which one is quantized": (
-        "axis",
+        "quantized",
         "float[3,3] x",
         "w = DequantizeLinear(q, s)\nc = MatMul(A, w)\nt = Transpose(c)\nn = BN3(t)\ny = Max(n, x)",
         {"A": (3, 3), "q": int8((3, 3)), "s": POWER},
