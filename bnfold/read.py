@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold import dtypes
 from bnfold.affine import Affine, Vector
@@ -141,11 +142,11 @@ def _read_elementwise(node: Node) -> AffineNode | Refusal | None:
     if left is not None and (node.op == "Div" or node.scope.opset < 7):
         return None  # a quotient is no affine; before opset 7 only the second operand is broadcast
     data = node.inputs[0] if right is not None else node.inputs[1]
-    place = _channel_axis(node, data, constant)
+    values = _unstretched(node, data, constant)
+    place = _channel_axis(node, data, values.shape)
     if not isinstance(place, int):
         return place
-    vector = constant.float64().ravel()
-    affine = _elementwise_affine(node, vector, constant_is_left=left is not None, axis=place)
+    affine = _elementwise_affine(node, values.ravel(), constant_is_left=left is not None, axis=place)
     if isinstance(affine, Refusal):
         return affine
     return AffineNode(node, data, affine.simplest(), norm=False)
@@ -165,14 +166,26 @@ def _elementwise_affine(node: Node, vector: Vector, *, constant_is_left: bool, a
     return Affine.of(1.0 / vector, 0.0, axis)
 
 
-def _channel_axis(node: Node, data: str, constant: Constant) -> int | Refusal | None:
-    """The one axis, counted from the last, that the constant runs along (0 when it is a single number).
+def _unstretched(node: Node, data: str, constant: Constant) -> NDArray[np.float64]:
+    """The constant without the axes along which it repeats itself, where the tensor has that size anyway."""
+    values = constant.float64()
+    if sum(d != 1 for d in values.shape) < 2 or node.scope.opset < 7:
+        return values
+    for axis, size in enumerate(values.shape):
+        first = values.take([0], axis)
+        if size > 1 and (values == first).all() and node.scope.shapes.dim(data, axis - values.ndim) == size:
+            values = first
+    return values
+
+
+def _channel_axis(node: Node, data: str, dims: tuple[int, ...]) -> int | Refusal | None:
+    """The one axis, counted from the last, that a constant of these dimensions runs along (0 when it is a number).
 
     A constant must not raise the tensor's rank or stretch an axis, and that has to be proven from shapes. None when the
     constant runs along several axes: then this is no affine per channel.
     """
-    rank, data_rank = len(constant.dims), 0
-    if sum(d != 1 for d in constant.dims) > 1:
+    rank, data_rank, count = len(dims), 0, math.prod(dims)
+    if sum(d != 1 for d in dims) > 1:
         return None
     shapes = node.scope.shapes
     if rank > 0:
@@ -182,9 +195,9 @@ def _channel_axis(node: Node, data: str, constant: Constant) -> int | Refusal | 
         data_rank = found
         if data_rank < rank:
             return Refusal("broadcast", f"the constant has rank {rank}, the tensor rank {data_rank}", node.label)
-    if constant.size == 1:
+    if count == 1:
         return 0
-    axis = next(i for i, d in enumerate(constant.dims) if d != 1) - rank
+    axis = next(i for i, d in enumerate(dims) if d != 1) - rank
     if node.scope.opset < 7 and "axis" in node.attributes:  # where the constant's first axis lies, not its last
         start = shapes.axis(data, node.integer("axis", 0))
         assert start is not None, "the rank is known"
@@ -192,8 +205,8 @@ def _channel_axis(node: Node, data: str, constant: Constant) -> int | Refusal | 
     size = shapes.dim(data, axis)
     if size is None or isinstance(size, str):
         return Refusal("shape-unknown", f"axis {axis} of '{data}' is not a known number", node.label)
-    if size != constant.size:
-        return Refusal("broadcast", f"the constant has {constant.size} values where '{data}' has {size}", node.label)
+    if size != count:
+        return Refusal("broadcast", f"the constant has {count} values where '{data}' has {size}", node.label)
     return axis
 
 

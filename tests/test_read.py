@@ -23,7 +23,7 @@ CONSTANTS = {
     "k": K,
     "zero": ZERO,
     "inf": INF,
-    "plane": np.ones((3, 4), np.float32),
+    "plane": np.arange(12, dtype=np.float32).reshape(3, 4),
     "high": K.reshape(1, 1, 3, 1, 1),
     "wrong": BIG.reshape(1, 5, 1, 1),
 }
@@ -33,6 +33,8 @@ ONES = {name: np.ones(3, np.float32) for name in "gbmv"}
 NO_AFFINE = {
     "a square": ("y = Mul(x, x)", CONSTANTS, None),
     "a plane": ("y = Mul(x, plane)", CONSTANTS, None),
+    "a plane that may stretch the tensor": ("y = Mul(x, plane)", CONSTANTS | {"plane": np.ones((2, 4), np.float32)}, "shape-unknown"),
+    "a plane of channels that differ along an axis": ("y = Mul(x, plane)", CONSTANTS | {"plane": K + BIG[:4] * np.float32([1, 1, 1, 2])}, None),
     "divides a constant": ("y = Div(k, x)", CONSTANTS, None),
     "divides by zero": ("y = Div(x, zero)", CONSTANTS, "not-finite"),
     "an infinite factor": ("y = Mul(x, inf)", CONSTANTS, "not-finite"),
@@ -81,6 +83,13 @@ def test_elementwise(line: str, scale: list[float], shift: list[float]) -> None:
     np.testing.assert_array_equal(found.affine.shift, shift)
     assert found.affine.uniform or found.affine.axis == -3
     assert (found.data, found.output) == ("x", "y")
+
+
+def test_a_constant_that_repeats_itself_along_the_other_axes() -> None:
+    """As exporters leave it where they expand it beforehand."""
+    found = read(node(build("float[N,3,2,4] x", "y = Mul(x, k)", "float[a,b,c,d] y", k=np.tile(K, (1, 1, 2, 4)))))
+    assert isinstance(found, AffineNode)
+    assert (found.affine.scale.tolist(), found.affine.axis) == (K.ravel().tolist(), -3)
 
 
 def test_norm() -> None:

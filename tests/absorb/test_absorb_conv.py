@@ -11,6 +11,10 @@ X = "float[2,4,7,7] x"
 KEPT = [
     kept("padded in front", "padding", X, "n = BN4(x)\ny = Conv <pads=[1,1,1,1]> (n, W)", W=(3, 4, 3, 3)),
     kept("1x1 kernel with pads", "padding", X, "n = BN4(x)\ny = Conv <pads=[0,1,0,0]> (n, W)", W=(3, 4, 1, 1)),
+    kept("padded behind, and reached", "padding", X, "n = BN4(x)\ny = Conv <pads=[0,0,1,0], strides=[2,2]> (n, W)", W=(3, 4, 2, 2)),
+    kept("padded behind, size not known", "padding", "float[2,4,H,6] x", "n = BN4(x)\ny = Conv <pads=[0,0,1,1], strides=[2,2]> (n, W)",
+         W=(3, 4, 2, 2)),
+    kept("padded in front of one axis", "padding", X, "n = BN4(x)\ny = Conv <pads=[1,0,0,0], strides=[2,2]> (n, W)", W=(3, 4, 3, 3)),
     kept("auto_pad SAME_UPPER", "padding", X, 'n = BN4(x)\ny = Conv <auto_pad="SAME_UPPER"> (n, W)', W=(3, 4, 3, 3)),
     kept("auto_pad SAME_LOWER", "padding", X, 'n = BN4(x)\ny = Conv <auto_pad="SAME_LOWER"> (n, W)', W=(3, 4, 2, 2)),
     kept(
@@ -111,6 +115,10 @@ BEFORE = [
     case("groups", X, "n = BN4(x)\ny = Conv <group=2> (n, W, b)", W=(6, 2, 3, 3), b=(6,)),
     case("depthwise", X, "n = BN4(x)\ny = Conv <group=4> (n, W)", W=(8, 1, 3, 3)),
     case("VALID", X, 'n = BN4(x)\ny = Conv <auto_pad="VALID"> (n, W)', W=(3, 4, 3, 3)),
+    case("padded behind, where no window reaches", "float[2,4,8,6] x", "n = BN4(x)\ny = Conv <pads=[0,0,1,1], strides=[2,2]> (n, W)",
+         W=(3, 4, 2, 2)),
+    case("padded behind, where no dilated window reaches", "float[2,4,8,6] x",
+         "n = BN4(x)\ny = Conv <pads=[0,0,1,0], strides=[3,1], dilations=[4,1]> (n, W)", W=(3, 4, 2, 1)),
     case("zero pads", X, "n = BN4(x)\ny = Conv <pads=[0,0,0,0]> (n, W)", W=(3, 4, 3, 3)),
     case(
         "SAME that pads nothing: kernel 1",
