@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from bnfold import crossing
+from bnfold import carry, crossing
 from bnfold.affine import Affine
 from bnfold.chain import SCALE, Chain, compose
 from bnfold.chains import joins_outputs
@@ -38,6 +38,8 @@ def merge(plan: ScopePlan, walker: Walker, chain: Chain, stage: Stage) -> bool:
     readers = frozenset((chain.members[0].node.index,))
     route = walker.backward(chain.data, chain.affine, readers)
     if isinstance(route, Route) and route.cost == 0:
+        if _come_here(plan, walker, route):
+            return False
         _take_whole(plan, chain, route, backward=True)
         return True
     route = walker.forward(chain.output, chain.affine)
@@ -46,9 +48,20 @@ def merge(plan: ScopePlan, walker: Walker, chain: Chain, stage: Stage) -> bool:
         return True
     if stage is Stage.SPLIT and split(plan, walker, chain):
         return True
+    if _aside(plan, walker, chain):
+        return True
     if (len(chain.members) > 1 or chain.rewritten) and chain.operators_needed() > 1 and plan.may_change(chain):
         return _halve(plan, walker, chain, readers)
     return False
+
+
+def _come_here(plan: ScopePlan, walker: Walker, route: Route) -> bool:
+    """Whether one of several chains that this one would go into can itself go the other way: then fewer stay."""
+    hosts = {id(h): h for h in (plan.chain_of.get(end.node.index) for end in route.ends) if h is not None}
+    if len(hosts) < 2:
+        return False
+    ways = (walker.forward(host.output, host.affine) for host in hosts.values())
+    return any(isinstance(way, Route) and way.cost == 0 and way.ends for way in ways)
 
 
 def split(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
@@ -107,6 +120,29 @@ def _drop_identities(plan: ScopePlan, route: Route) -> None:
         if host.affine.identity and not joins_outputs(plan, host):
             host.dropped = True
             plan.remove(host, keeps_input=False)
+
+
+def _aside(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
+    """Move the shift of one operand of a sum into what makes another: ``(x + t) + y = x + (y + t)``."""
+    affine = chain.affine
+    spare = not affine.scales or (chain.operators_needed() > 1 and plan.may_change(chain))
+    uses = [use for use in plan.value_readers(chain.output) if plan.looked_at(use.node)]
+    if not affine.shifts or not spare or len(uses) != 1 or chain.output in plan.scope.output_set:
+        return False
+    for other, shift in carry.aside(*uses[0], affine.only_shift()):
+        route = walker.backward(other, shift, frozenset((uses[0].node.index,)))
+        if isinstance(route, Refusal) or route.cost or not route.ends:
+            continue
+        _take(plan, chain, route, backward=True)
+        if affine.scales:
+            chain.affine, chain.rewritten, chain.moved = affine.only_scale().simplest(), True, route
+            plan.changed[chain.output] = chain
+        else:
+            chain.routes.append(route)
+            plan.remove(chain, keeps_input=True)
+        _drop_identities(plan, route)
+        return True
+    return False
 
 
 def _halve(plan: ScopePlan, walker: Walker, chain: Chain, readers: frozenset[int]) -> bool:

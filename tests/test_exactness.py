@@ -340,6 +340,18 @@ MERGES = [
     case(
         "Mul Add Mul Add", X, "a = Mul(x, k)\nb = Add(a, k)\nd = Mul(b, l)\ny = Add(d, l)", k=(5,), l=(1, 5), affines=2
     ),
+    case("norms in front of a Concat, and behind it", X, "a = Ceil(x)\nb = Floor(x)\nn = BN4(a)\nm = BN4(b)\nc = Concat <axis=1> (n, m)\n"
+         "o = BN8(c)\ny = Abs(o)", norms=1),
+    case("sums on both sides of a sum", X, "e = Ceil(x)\nf = Floor(x)\na = Add(e, k)\nb = Sub(f, l)\nc = Sub(a, b)\ny = Abs(c)",
+         k=(4, 1, 1), l=(4, 1, 1), affines=1),
+    case("a sum beside a layer", X, "e = Ceil(x)\nm = Mul(e, k)\na = Add(m, k)\nc = Conv(x, W)\ns = Add(c, a)\ny = Abs(s)",
+         W=(4, 4, 1, 1), k=(4, 1, 1), affines=1),
+    case("a sum beside a layer that others read", X, "e = Ceil(x)\na = Add(e, k)\nc = Conv(x, W)\nr = Relu(c)\ns = Sum(c, r, a)\ny = Abs(s)",
+         W=(4, 4, 1, 1), k=(4, 1, 1), affines=1),
+    case("a norm without a scale beside another norm", X, "e = Ceil(x)\nf = Floor(x)\na = BNshift4(e)\nb = BN4(f)\ns = Add(a, b)\n"
+         "y = Abs(s)", norms=1),
+    case("a sum beside what has fewer channels", "float[2,4,5,5] x, float[2,1,5,5] z", "e = Ceil(x)\na = Add(e, k)\nc = Conv(z, W)\n"
+         "s = Add(a, c)\ny = Abs(s)", W=(1, 1, 1, 1), k=(4, 1, 1), affines=1),
     case("Neg, Add is one Sub", X, "a = Neg(x)\ny = Add(a, k)", k=(4, 1, 1), affines=1),
     case("Sub, and an Add of nothing", X, "a = Sub(k, x)\ny = Add(a, z)", k=(4, 1, 1), z=np.float32([0]), affines=1),
     case("a sum becomes part of two Subs", X, "i = Floor(x)\na = Add(i, k)\ny = Sub(l, a)\nz = Sub(k, a)",

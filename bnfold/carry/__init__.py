@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from bnfold.carry import branches, elementwise, layout, pad, parts, reshape, selection, spatial
+from bnfold.carry.branches import aside
 from bnfold.carry.selection import PICKS, reads_elsewhere
 from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step, onto_constants
 from bnfold.carry.together import together
@@ -27,6 +28,7 @@ __all__ = [
     "Edited",
     "Edits",
     "Step",
+    "aside",
     "backward_rules",
     "forward_rules",
     "onto_constants",

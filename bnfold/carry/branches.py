@@ -26,7 +26,7 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["BACKWARD", "FORWARD"]
+__all__ = ["BACKWARD", "FORWARD", "aside"]
 
 _SUMS, _EXTREMES, _PRODUCTS = ("Add", "Sub", "Sum"), ("Max", "Min"), ("Mul", "Div")
 
@@ -143,6 +143,18 @@ def sum_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
         return _around_constants(node, position, placed, shifts=False)
     sign = -1.0 if node.op == "Sub" and position == 1 else 1.0
     return Step(((node.outputs[0], Affine(placed.scale, sign * placed.shift, placed.axis)),))
+
+
+def aside(node: Node, position: int, shift: Affine) -> list[tuple[str, Affine]]:
+    """The other operands of a sum that could take the shift of this one instead, and what each of them would take."""
+    name = node.input(position)
+    placed = _from_last(node, name, shift) if node.op in _SUMS and position >= 0 else None
+    if placed is None or isinstance(placed, Refusal) or node.scope.opset < 7:
+        return []
+    sign = -1.0 if node.op == "Sub" else 1.0
+    moved = Affine(placed.scale, sign * placed.shift, placed.axis)
+    others = [other for other in node.inputs if other != name and node.scope.constants.get(other) is None]
+    return [(other, moved) for other in others] if len(set(node.inputs)) == len(node.inputs) else []
 
 
 def mean_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
