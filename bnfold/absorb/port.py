@@ -85,7 +85,9 @@ def weight_of(node: Node, position: int) -> Constant | Refusal:
     """The constant weight at an input, or why there is none."""
     name = node.input(position)
     constant = node.scope.constants.get(name)
-    if dequantizer(node, position)[0] is not None or (constant is not None and constant.quantized):
+    source, _ = dequantizer(node, position)
+    stored = source is not None and node.scope.constants.get(source.input(0)) is not None
+    if stored or (constant is not None and constant.quantized):
         return Refusal("quantized", f"the weight '{name}' is quantized", node.label, lasting=True)
     if constant is None:
         return Refusal("weight-not-constant", f"the weight '{name}' is not constant", node.label, lasting=True)

@@ -41,7 +41,6 @@ KEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
                                                          FILTERS | {"W": weight(3, 4, 2, 2).astype(np.float16), "s": np.float16(0.25),
                                                                     "opset": 21, "ir": 10, "norms_as": np.float16}),
     "a channel that vanishes": (X, PAIR.format("") + "c = Conv(x, w)\ny = Mul(c, k)", FILTERS | {"k": np.float32([1, 0, 2]).reshape(3, 1, 1)}),
-    "a computed weight": (X + ", float[3,4,2,2] W", PAIR.format("") + CONV, {"s": QUARTER, "z": ZERO}),
     "scales along another axis than the channels": (X, PAIR.format("<axis=1>") + CONV, FILTERS | {"s": np.float32([1, 2, 1, 4]), "z": np.zeros(4, np.int8)}),
     "one scale before opset 13": (X, PAIR.format("") + CONV, FILTERS | {"opset": 11, "ir": 6}),
     "a bias that is quantized in the graph": (
@@ -53,6 +52,11 @@ KEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.parametrize(("inputs", "nodes", "constants"), KEPT.values(), ids=KEPT)
 def test_must_not_change(inputs: str, nodes: str, constants: dict[str, Any]) -> None:
     keeps(build(inputs, nodes, **({"opset": 17, "ir": 8} | constants)), "quantized")
+
+
+def test_a_computed_weight_stays() -> None:
+    """It is quantized and dequantized like any other tensor on the way."""
+    keeps(build(X + ", float[3,4,2,2] W", PAIR.format("") + CONV, s=QUARTER, z=ZERO), "weight-not-constant")
 
 
 FOLDS: dict[str, tuple[str, str, dict[str, Any]]] = {
