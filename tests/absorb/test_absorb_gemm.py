@@ -21,7 +21,7 @@ KEPT = [
         B=(4, 5),
     ),
     kept("transposed square: rows, not columns", "axis", SQUARE, "n = BN4(x)\ny = Gemm <transA=1> (n, B)", B=(4, 5)),
-    kept("constant is the left factor", "weight-not-constant", "float[4,3] x", "c = Gemm(W, x)\ny = BN3(c)", W=(5, 4)),
+    kept("constant is the left factor, and the channels are columns", "axis", "float[4,3] x", "c = Gemm(W, x)\ny = BN3(c)", W=(5, 4)),
     kept(
         "norm of the addend",
         "weight-not-constant",
@@ -93,7 +93,41 @@ def test_before(attributes: str, addend: str) -> None:
     assert len(folded.graph.node) == 1
 
 
+ROWS = np.float32([2, -0.5, 4, 1, -8]).reshape(5, 1)
+TERMS = np.float32([1, -2, 4, 0.5])
+
+
+@pytest.mark.parametrize("attributes", ATTRIBUTES)
+@pytest.mark.parametrize("addend", [*ADDENDS, "absent", "empty"])
+def test_after_a_constant_on_the_left(attributes: str, addend: str) -> None:
+    operands = {"absent": "A, x", "empty": "A, x, "}.get(addend, "A, x, C")
+    shapes = {"row": (3,), "row of rank 2": (1, 3), "column": (5, 1), "full": (5, 3)}
+    constants = {"C": shapes.get(addend, ADDENDS[addend])} if addend in ADDENDS else {}
+    inputs = "float[3,4] x" if "transB" in attributes else "float[4,3] x"
+    text = f"c = Gemm {attributes} ({operands})\nm = Mul(c, k)\ny = Add(m, l)"
+    weight = (4, 5) if "transA" in attributes else (5, 4)
+    folded = folds(build(inputs, text, A=weight, k=ROWS, l=ROWS * 2, **constants))
+    assert len(folded.graph.node) == 1
+
+
+@pytest.mark.parametrize("attributes", ATTRIBUTES)
+@pytest.mark.parametrize("addend", [*ADDENDS, "absent", "empty"])
+def test_before_a_constant_on_the_left(attributes: str, addend: str) -> None:
+    operands = {"absent": "A, s", "empty": "A, s, "}.get(addend, "A, s, C")
+    shapes = {"row": (3,), "row of rank 2": (1, 3), "column": (5, 1), "full": (5, 3)}
+    constants = {"C": shapes.get(addend, ADDENDS[addend])} if addend in ADDENDS else {}
+    turned = "transB" in attributes
+    factors = TERMS if turned else TERMS.reshape(4, 1)
+    text = f"m = Mul(x, k)\ns = Sub(m, k)\ny = Gemm {attributes} ({operands})"
+    weight = (4, 5) if "transA" in attributes else (5, 4)
+    folded = folds(build("float[3,4] x" if turned else "float[4,3] x", text, A=weight, k=factors, **constants))
+    assert len(folded.graph.node) == 1
+
+
 CASES = [
+    case("both sides of a constant on the left", "float[4,N] x", "m = Mul(x, k)\na = Add(m, k)\nc = Gemm <beta=2.0> (A, a, C)\n"
+         "d = Mul(c, l)\ny = Add(d, l)", A=(5, 4), C=(5, 1), k=TERMS.reshape(4, 1), l=ROWS),
+    case("a constant on the left, and a single number", "float[4,3] x", "c = Gemm(A, x)\ny = Mul(c, two)", A=(5, 4), two=np.float32(-2)),
     case(
         "transA in front, along the summed axis",
         "float[4,3] x",
