@@ -148,6 +148,15 @@ class Spread(Affine):
         """Itself: values along several axes vary."""
         return self
 
+    def same_as(self, other: Affine) -> bool:
+        """Whether both do exactly the same to a tensor."""
+        return (
+            isinstance(other, Spread)
+            and self.axes == other.axes
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.shift, other.shift)
+        )
+
     def on(self, axes: Iterable[int]) -> Affine:
         """The same values on other axes."""
         return Spread(self.scale, self.shift, self.axis, tuple(axes))

@@ -39,6 +39,7 @@ class Walker:
         self._widen = widen
         self._backward_rules = carry.backward_rules(plan.edits)
         self._forward_rules = carry.forward_rules(plan.edits)
+        self._patient = False  # take the first way even if it has to wait, and not one that ends by itself
         self._dead_ends: dict[tuple[str, bool], Refusal] = {}  # with a scale, which sums take to all sides, or without
 
     # -- towards producers ---------------------------------------------------------------------------------------
@@ -49,9 +50,17 @@ class Walker:
         ``readers`` are the indices of the nodes that may read it: the affine nodes themselves.
         """
         self._at.begin()
-        route = Route()
-        refusal = self._back(route, [(tensor, affine.simplest(), readers, 0)], 0)
-        return refusal or route.incomplete or route
+        first: Refusal | None = None
+        for self._patient in (False, True):
+            route = Route()
+            refusal = self._back(route, [(tensor, affine.simplest(), readers, 0)], 0)
+            if refusal is None and not route.waiting:
+                return route
+            first = first or refusal or route.incomplete
+            if refusal is not None:
+                break
+        assert first is not None, "a route that is not incomplete was returned"
+        return first
 
     def _back(self, route: Route, stack: list[tuple[str, Affine, frozenset[int], int]], nesting: int) -> Refusal | None:
         """Take all of these to their ends; returns a refusal or extends the route, which may be left waiting."""
@@ -171,7 +180,7 @@ class Walker:
             part = route.branch()
             inner: list[tuple[str, Affine, frozenset[int], int]] = []
             refusal = self._follow(part, inner, step, node, depth) or self._back(part, inner, nesting + 1)
-            if refusal is None and part.waiting.keys() <= route.waiting.keys():
+            if refusal is None and (self._patient or part.waiting.keys() <= route.waiting.keys()):
                 route.join(part)
                 return None
             if refusal is None:

@@ -12,12 +12,16 @@ from bnfold.constants import Constant
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["RANGES", "Dequantized", "dequantized", "dequantizer"]
+__all__ = ["RANGES", "Dequantized", "dequantized", "dequantizer", "quantized_data"]
 
 RANGES = {
     2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 6: (-(2**31), 2**31 - 1), 21: (0, 15), 22: (-8, 7),
 }  # fmt: skip
 """Integers whose signs can be flipped (``TensorProto.DataType``: uint8, int8, uint16, int16, int32, uint4, int4)."""
+
+
+_COPIES = frozenset("Flatten Identity MaxPool Relu Reshape Slice Split Squeeze Transpose Unsqueeze".split())
+"""Operators that runtimes move a DequantizeLinear past."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +95,15 @@ def dequantizer(node: Node, position: int) -> tuple[Node | None, Node | None]:
     if transpose is not None:
         producer = node.scope.producer(transpose.input(0))
     return (producer, transpose) if producer is not None and producer.op == "DequantizeLinear" else (None, None)
+
+
+def quantized_data(node: Node, position: int) -> Node | None:
+    """The DequantizeLinear that computed data comes from, if any: runtimes then put an operator on integers in the
+    place of all of it."""
+    producer = node.scope.producer(node.input(position))
+    while producer is not None and producer.op in _COPIES:
+        producer = producer.scope.producer(producer.input(0))
+    return producer if producer is not None and producer.op == "DequantizeLinear" else None
 
 
 def dequantized(node: Node, position: int) -> Dequantized | Refusal:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnfold import dtypes
 from bnfold.absorb import conv, fakequantized, gemm, matmul, quantized_bias, signs
-from bnfold.absorb.dequantized import Dequantized, dequantized, dequantizer
+from bnfold.absorb.dequantized import Dequantized, dequantized, dequantizer, quantized_data
 from bnfold.absorb.port import Port, Rewrite, Stored
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Node
@@ -95,6 +95,9 @@ def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusa
     scale = _new_scale(weight, axis, factor)
     if isinstance(scale, Refusal):
         return scale
+    unusable = _unusable(node, weight, scale)
+    if unusable is not None:
+        return unusable
     smallest, largest = dtypes.limits(weight.scale.data_type)
     if weight.source is not None and not affine.scale.all():
         return Refusal("quantized", f"'{weight.source.label}' cannot quantize by a scale of zero", node.label)
@@ -102,6 +105,22 @@ def _check(node: Node, weight: Dequantized, axis: int, affine: Affine) -> Refusa
     if ((size > 0) & (size < smallest)).any() or not size.max() <= largest:
         return Refusal("overflow", f"a scale of '{weight.node.label}' does not fit its data type", node.label)
     return signs.problem(node, side(node), weight, axis, factor, scale) if (factor < 0).any() else None
+
+
+def _unusable(node: Node, weight: Dequantized, scale: NDArray[np.float64]) -> Refusal | None:
+    """What onnxruntime makes of a product of two quantized tensors, and then does not run."""
+    data = quantized_data(node, 1 - side(node)) if node.op == "MatMul" else None
+    if data is None:
+        return None
+    if side(node) == 0 and scale.size > max(weight.scale.size, 1):
+        reason = f"the rows of '{node.label}', a product of integers, would have scales of their own"
+        return Refusal("quantized", reason, node.label)
+    shapes = node.scope.shapes
+    eight = shapes.element_type(data.input(0)) in (dtypes.INT8, None) and node.scope.opset >= 21
+    if eight and matmul.bias_add(node) is None and shapes.rank(node.outputs[0]) != 2:
+        reason = f"from opset 21 on onnxruntime may not load the product '{node.label}' of int8 with an Add behind it"
+        return Refusal("quantized", reason, node.label)
+    return None
 
 
 def _factor(weight: Dequantized, axis: int, affine: Affine) -> Vector:

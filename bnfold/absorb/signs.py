@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.absorb.dequantized import RANGES, Dequantized
+from bnfold.absorb.dequantized import RANGES, Dequantized, quantized_data
 from bnfold.affine import Vector
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -24,9 +24,6 @@ _SYMMETRIC = (17, 18, 19, 20)
 
 _INT32 = 6
 """The type of a sum, which has no zero point."""
-
-_COPIES = frozenset("Flatten Identity MaxPool Relu Reshape Slice Split Squeeze Transpose Unsqueeze".split())
-"""Operators that runtimes move a DequantizeLinear past."""
 
 
 class Turned(NamedTuple):
@@ -50,18 +47,11 @@ def problem(
     if zeros is None:
         return None
     alike = weight.zeros().any() and (zeros == zeros.flat[0]).all()
-    if kind != _INT32 and (alike or not _computes_with_integers(node, 1 - position)):
+    mixed = weight.block and weight.axis == axis and _mixed(factor < 0, weight.block)
+    if kind != _INT32 and not mixed and (alike or quantized_data(node, 1 - position) is None):
         return None
     reason = f"flipping the sign of the weight of '{node.label}' leaves the range of its integers"
     return Refusal("quantized", reason, node.label)
-
-
-def _computes_with_integers(node: Node, position: int) -> bool:
-    """Whether the data is quantized, too, so that runtimes put an operator on integers in the place of all of it."""
-    producer = node.scope.producer(node.input(position))
-    while producer is not None and producer.op in _COPIES:
-        producer = producer.scope.producer(producer.input(0))
-    return producer is not None and producer.op == "DequantizeLinear"
 
 
 def turned(weight: Dequantized, axis: int, factor: Vector, scale: NDArray[np.float64]) -> Turned:
@@ -93,6 +83,11 @@ def _turned(weight: Dequantized, axis: int, factor: Vector, mirror: NDArray[np.f
     values = weight.values.array().astype(np.float64)  # exact: no type here has more than 32 bits
     negative = (factor < 0).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
     return np.where(negative, mirror - values, values)
+
+
+def _mixed(negative: NDArray[np.bool_], block: int) -> bool:
+    """Whether channels of different signs share a zero point."""
+    return bool((np.repeat(negative[::block], block)[: negative.size] != negative).any())
 
 
 def _fits(weight: Dequantized, values: NDArray[np.float64]) -> bool:

@@ -39,6 +39,9 @@ KEPT = [
     kept("towards producers: a product with itself", "shared-output", X, "c = Conv(x, W)\ns = Mul(c, c)\ny = BNscale3(s)", W=W),
     kept("towards producers: halves that are scaled differently", "shared-output", X,
          "c = Conv(x, W)\ns = Concat <axis=1> (c, c)\ny = BNpos6(s)", W=W),
+    kept("towards producers: other axes on one way", "shared-output", "float[2,3] x", "g = Gemm(x, W)\nc = Reshape(g, s1)\n"
+         "t = Transpose <perm=[0,1,3,2]> (c)\na = Reshape(t, s2)\nb = Reshape(c, s2)\ns = Max(a, b)\ny = Mul(s, k)",
+         W=(3, 8), s1=[2, 2, 2, 2], s2=[2, 4, 2], k=np.float32([1, 2, 4, 8]).reshape(4, 1)),
     kept("towards producers: a Relu on one way", "shift", X,
          "c = Conv(x, W)\nr = Relu(c)\ns = Max(c, r)\ny = BNpos3(s)", W=W),
 ]  # fmt: skip
@@ -76,6 +79,14 @@ CASES = [
     case("towards producers: pools of pools", X, "c = Conv(x, W)\np = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (c)\n"
          "q = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (p)\nr = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (q)\n"
          "s = Max(c, p, q, r)\ny = BNpos3(s)", W=W),
+    case("towards producers: past an affine that vanishes", "float[2,3] x", "c = MatMul(x, V)\nd = Mul(c, one)\ns = Add(c, d)\ny = Add(s, k)",
+         V=(3, 3), one=np.float32(1), k=np.float32([4, 8, -4])),
+    case("towards producers: past an affine that moves on", X, "c = Conv(x, W)\na = Add(c, k)\ns = Sum(c, a)\nn = BNpos3(s)\ny = Abs(n)",
+         W=(3, 4, 1, 1), k=(3, 1, 1)),
+    case("towards producers: past an affine along rows, not into it", "float[1,2,4,2] x",
+         "c = Conv(x, W)\na = Mul(c, k)\nb = Add(a, j)\nr = Relu(c)\ns = Add(b, r)\nu = Mul(s, m)\ny = Add(u, t)",
+         W=(2, 2, 1, 1), k=np.float32([-2, -0.5, -2, -0.5]).reshape(4, 1), j=np.float32([4, -12, 0, 8]).reshape(4, 1),
+         m=np.float32([0.5, 2]).reshape(2, 1, 1), t=np.float32([12, -12]).reshape(2, 1, 1), affines=2),
     case("a mean of which one operand is shifted", X, "a = Add(x, k)\nr = Relu(x)\nm = Mean(a, r)\ny = Conv(m, W)", W=W, k=(4, 1, 1)),
     case("a shift that cancels on two ways", X, "a = Add(x, k)\nr = AveragePool <kernel_shape=[1,1]> (a)\n"
          "s = Sub(a, r)\nm = Exp(s)\ny = Add(m, x)", k=(4, 1, 1)),
