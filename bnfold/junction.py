@@ -156,6 +156,13 @@ class Junction:
             return Refusal("broadcast", f"{affine.scale.size} values for {port.channels} channels of '{label}'", label)
         return None
 
+    @staticmethod
+    def captured(tensor: str, owner: Node) -> Refusal:
+        """Bodies read a tensor, which therefore must keep its value."""
+        return Refusal(
+            "captured", f"'{tensor}' is read inside a subgraph of '{owner.label}'", owner.label, lasting=True
+        )
+
     def no_producer(self, tensor: str) -> Refusal:
         """Why a tensor that no node of this graph makes takes nothing in."""
         if tensor in self._scope.inputs:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bnfold.absorb import conv, conv_transpose, gemm, matmul
+from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized
 from bnfold.absorb.port import Port
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-AFTER: dict[str, Callable[[Node], Port | Refusal]] = {
+_AFTER: dict[str, Callable[[Node], Port | Refusal]] = {
     "Conv": conv.after,
     "ConvTranspose": conv_transpose.after,
     "Gemm": gemm.after,
@@ -33,4 +33,19 @@ BEFORE: dict[str, Callable[[Node, int], Port | Refusal]] = {
     "com.microsoft::FusedMatMul": matmul.before,
 }
 
-__all__ = ["AFTER", "BEFORE", "Port"]
+
+def behind(node: Node) -> Port | Refusal | None:
+    """Where an affine enters an operator from behind, or why it does not; None for operators that are not linear."""
+    if node.op == "Add":
+        unit = matmul.unit_of(node)
+        if unit is None:
+            return None
+        return matmul.after(node) if matmul.quantized_side(unit) is None else quantized.after(node)
+    rule = _AFTER.get(node.op)
+    port = None if rule is None else rule(node)
+    if isinstance(port, Refusal) and port.code == "quantized" and quantized.stands_at(node):
+        return quantized.after(node)
+    return port
+
+
+__all__ = ["BEFORE", "Port", "behind"]
