@@ -135,12 +135,19 @@ class Junction:
         if port.shift is not None and affine.shifts:
             return port.shift
         placed = affine.at(port.axis).over(port.channels)
+        if port.turned is not None:
+            turned = port.turned(placed)
+            if isinstance(turned, Refusal):
+                return turned
+            placed = turned
         if port.check is not None:
             earlier = self._plan.out.get(node.index)
-            refusal = port.check(placed if earlier is None else earlier.then(placed))
+            both = placed if earlier is None else placed.then(earlier) if into else earlier.then(placed)
+            refusal = port.check(both)
             if refusal is not None:
                 return refusal
-        return End(node, placed, into, adds=port.adds and affine.shifts and node.index not in self._plan.adds)
+        adds = port.adds and placed.shifts and node.index not in self._plan.adds
+        return End(node, placed, into, adds, turned=port.turned is not None)
 
     def _other_channels(self, port: Port, affine: Affine, tensor: str) -> Refusal | None:
         """The affine runs along another axis than the port's channels, or has another number of them."""

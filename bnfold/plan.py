@@ -127,7 +127,7 @@ class ScopePlan:
     def take(self, chain: Chain, route: Route, *, backward: bool) -> None:
         """Commit a route of one chain."""
         for end in route.ends:
-            table = self.into if end.into else self.out
+            table = self.into if end.into and not end.turned else self.out
             old = table.get(end.node.index)
             table[end.node.index] = (
                 end.affine if old is None else (old.then(end.affine) if backward else end.affine.then(old))

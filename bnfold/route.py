@@ -15,12 +15,16 @@ __all__ = ["End", "Route"]
 
 @dataclass(slots=True, eq=False)
 class End:
-    """Where one branch of a route ends: the affine enters ``node`` behind it (``into`` False) or in front of it."""
+    """Where one branch of a route ends: the affine enters ``node`` behind it (``into`` False) or in front of it.
+
+    With ``turned``, it comes from the front, and ``affine`` is what does the same behind the node.
+    """
 
     node: Node
     affine: Affine
     into: bool
     adds: bool = False
+    turned: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -86,15 +86,15 @@ class TowardsConsumers:
             for name, part in way.onward:
                 front.add(name, part, depth + 1)
             return None
-        entry = absorb.BEFORE.get(node.op)
-        if entry is not None:
-            port = entry(node, position)
-            if isinstance(port, Port) or node.op not in self._rules:
+        port = absorb.in_front(node, position)
+        if isinstance(port, Port) or (port is not None and node.op not in self._rules):
+            end = port if isinstance(port, Refusal) else self._at.enter(port, affine, tensor, into=True)
+            passes = isinstance(port, Port) and port.turned is not None and node.op in self._rules
+            if not passes or not isinstance(end, Refusal) or end.code != "axis":
                 if affine.shifts and node.op in matmul.MATMULS and matmul.bias_add(node) is not None:
                     route.tensors.append(node.outputs[0])  # the bias Add behind it takes the shift
-                return self._at.end(
-                    route, port if isinstance(port, Refusal) else self._at.enter(port, affine, tensor, into=True)
-                )
+                route.tensors += port.changes if isinstance(port, Port) else ()
+                return self._at.end(route, end)
         rule = self._rules.get(node.op)
         step = self._at.blocked(node) if rule is None else rule(node, position, affine)
         join = carry.together(node, tensor, affine) if isinstance(step, Refusal) else None

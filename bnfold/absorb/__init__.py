@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized
+from bnfold.absorb import conv, conv_transpose, gemm, matmul, quantized, quantized_input
 from bnfold.absorb.port import Port
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
@@ -23,7 +23,7 @@ _AFTER: dict[str, Callable[[Node], Port | Refusal]] = {
     "com.microsoft::FusedMatMul": matmul.after,
 }
 
-BEFORE: dict[str, Callable[[Node, int], Port | Refusal]] = {
+_BEFORE: dict[str, Callable[[Node, int], Port | Refusal]] = {
     "Conv": conv.before,
     "ConvTranspose": conv_transpose.before,
     "Gemm": gemm.before,
@@ -48,4 +48,13 @@ def behind(node: Node) -> Port | Refusal | None:
     return port
 
 
-__all__ = ["BEFORE", "Port", "behind"]
+def in_front(node: Node, position: int) -> Port | Refusal | None:
+    """Where an affine enters an operator at an input, or why it does not; None for operators that are not linear."""
+    rule = _BEFORE.get(node.op)
+    port = None if rule is None else rule(node, position)
+    if isinstance(port, Refusal) and port.code == "quantized" and quantized.stands_at(node):
+        return quantized_input.before(node, position)
+    return port
+
+
+__all__ = ["Port", "behind", "in_front"]

@@ -14,7 +14,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["after", "before", "rewrite"]
+__all__ = ["after", "before", "pointwise", "rewrite"]
 
 
 def after(node: Node) -> Port | Refusal:
@@ -37,7 +37,7 @@ def before(node: Node, position: int) -> Port | Refusal:
     if isinstance(weight, Refusal):
         return weight
     shift: Refusal | None = None
-    if not _pointwise(node, weight.dims[2:]):
+    if not pointwise(node, weight.dims[2:]):
         shift = Refusal(
             "shift", "output positions see different kernel taps, so the shift is not the same everywhere", node.label
         )
@@ -72,7 +72,7 @@ def rewrite(node: Node, out: Affine | None, into: Affine | None) -> Rewrite:
     return Rewrite(node, tuple(changes))
 
 
-def _pointwise(node: Node, kernel: tuple[int, ...]) -> bool:
+def pointwise(node: Node, kernel: tuple[int, ...]) -> bool:
     """One tap, stride 1, nothing padded or cropped: the operator is a matrix product per position."""
     return (
         all(k == 1 for k in kernel)

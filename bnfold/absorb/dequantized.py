@@ -77,15 +77,27 @@ class Dequantized:
         """The type that it is dequantized to."""
         return self.node.integer("output_dtype", 0) or self.scale.data_type
 
+    def float64(self) -> NDArray[np.float64]:
+        """The numbers that the integers stand for, as the operator sees them."""
+        scale = self._spread(self.scale)
+        values = (self.values.array().astype(np.float64) - self.zeros()) * scale
+        order = None if self.transpose is None else [self.stored_axis(axis) for axis in range(values.ndim)]
+        return values if order is None else values.transpose(order)
+
     def zeros(self) -> NDArray[np.float64]:
         """The zero point of each element, as it broadcasts over the values."""
-        rank = len(self.values.dims)
-        if self.zero is None or self.zero.size == 1:
-            return np.full([1] * rank, 0.0 if self.zero is None else self.zero.float64().item())
+        if self.zero is None:
+            return np.zeros([1] * len(self.values.dims))
+        return self._spread(self.zero)
+
+    def _spread(self, each: Constant) -> NDArray[np.float64]:
+        """Scales or zero points as they broadcast over the values."""
+        if each.size == 1:
+            return np.full([1] * len(self.values.dims), each.float64().item())
         if self.block:
-            spread = np.repeat(self.zero.float64(), self.block, self.axis)
+            spread = np.repeat(each.float64(), self.block, self.axis)
             return np.asarray(spread.take(range(self.values.dims[self.axis]), self.axis))
-        return self.zero.float64().reshape([-1 if i == self.axis else 1 for i in range(rank)])
+        return each.float64().reshape([-1 if i == self.axis else 1 for i in range(len(self.values.dims))])
 
 
 def dequantizer(node: Node, position: int) -> tuple[Node | None, Node | None]:

@@ -30,6 +30,7 @@ class Port:
         adds: entering with a shift costs one new Add behind the operator.
         check: looks at the affine, composed with what entered before, and says why it cannot enter.
         changes: computed tensors that get another value with the weight, such as a dequantized one.
+        turned: makes the affine that enters behind the operator of the one in front of it.
     """
 
     node: Node
@@ -39,6 +40,7 @@ class Port:
     adds: bool = False
     check: Callable[[Affine], Refusal | None] | None = None
     changes: tuple[str, ...] = ()
+    turned: Callable[[Affine], Affine | Refusal] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["check", "problem", "quantized", "rewrite"]
+__all__ = ["check", "problem", "quantized", "rewrite", "values"]
 
 _INT32 = 6
 _LOST = 1e-3
@@ -65,6 +65,16 @@ def rewrite(node: Node, weight: Dequantized, affine: Affine) -> list[Rewrite]:
         return []
     attributes = gemm.attributes(node) if node.op == "Gemm" else {}
     return [Rewrite(node, (Stored(2, new, weight.data_type),), attributes)]
+
+
+def values(node: Node, channels: int) -> NDArray[np.float64]:
+    """What the bias adds per channel, which :func:`problem` found to be known."""
+    integers = quantized(node)
+    if integers is None:
+        plain = _plain(node, channels)
+        assert not isinstance(plain, Refusal)
+        return np.broadcast_to(plain.ravel(), (channels,))
+    return node.real("beta", 1.0) * np.broadcast_to(integers.float64().ravel(), (channels,))
 
 
 def _plain(node: Node, channels: int) -> NDArray[np.float64] | Refusal:
