@@ -144,6 +144,13 @@ class Spread(Affine):
             return Spread(scale, shift, kept[0], tuple(kept))
         return Affine(scale.ravel(), shift.ravel(), *kept)
 
+    @staticmethod
+    def at_places(affine: Affine, places: Channels, axis: int, size: int) -> Affine:
+        """The affine at some places of another axis of so many, which counts from the first one, as its own does."""
+        scale, shift = np.ones((size, affine.scale.size)), np.zeros((size, affine.scale.size))
+        scale[places], shift[places] = affine.scale, affine.shift
+        return Spread.along(scale, shift, (axis, affine.axis))
+
     def simplest(self) -> Affine:
         """Itself: values along several axes vary."""
         return self

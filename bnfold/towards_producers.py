@@ -117,7 +117,8 @@ class TowardsProducers:
             return port or self._at.blocked(node)
         steps = rule(node, tensor, affine)
         if isinstance(steps, Refusal) and node.op == "Split" and steps.code == "axis":
-            steps = self._from_all_parts(route, node, tensor, affine, steps)
+            alone = carry.split_alone(node, tensor, affine) if self._patient else steps
+            steps = self._from_all_parts(route, node, tensor, affine, steps) if isinstance(alone, Refusal) else [alone]
         if isinstance(steps, Refusal):
             return port if port is not None and port.code == "quantized" else steps
         if not steps:

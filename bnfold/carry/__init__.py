@@ -9,6 +9,7 @@ from functools import partial
 
 from bnfold.carry import branches, elementwise, layout, pad, parts, reshape, selection, spatial
 from bnfold.carry.branches import aside
+from bnfold.carry.parts import split_alone
 from bnfold.carry.selection import PICKS, reads_elsewhere
 from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step, onto_constants
 from bnfold.carry.together import together
@@ -33,6 +34,7 @@ __all__ = [
     "forward_rules",
     "onto_constants",
     "reads_elsewhere",
+    "split_alone",
     "together",
 ]
 

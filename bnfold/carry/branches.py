@@ -225,7 +225,10 @@ def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal
 
 
 def matmul_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
-    """A scale of rows goes to the left factor, one of columns to the right factor, a single number to either."""
+    """A scale of rows goes to the left factor, one of columns to the right factor, a single number to either.
+
+    One for each matrix of a stack goes to a factor that is such a stack itself.
+    """
     placed = _from_last(node, output, affine)
     if isinstance(placed, Refusal):
         return placed
@@ -237,7 +240,10 @@ def matmul_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
         return [left, right]
     if placed.axis in (-1, -2):
         return [right if placed.axis == -1 else left]
-    return misplaced(node, "multiplies stacks of matrices that are scaled differently")
+    shapes = node.scope.shapes
+    stacks = [step for name, step in zip(node.inputs, (left, right), strict=True)
+              if shapes.dim(name, placed.axis) == placed.scale.size]  # fmt: skip
+    return stacks or misplaced(node, "multiplies stacks of matrices whose number is not known")
 
 
 def matmul_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
@@ -247,7 +253,7 @@ def matmul_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
     blocked = needs_no_shift(node, placed) or _no_matrices(node) or may_overflow(node, placed)
     if blocked is not None:
         return blocked
-    if placed.uniform or placed.axis == (-2, -1)[position]:
+    if placed.uniform or placed.axis == (-2, -1)[position] or placed.axis < -2:
         return Step(((node.outputs[0], placed),))
     return misplaced(node, "sums over the axis that the channels are on")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Spread
 from bnfold.carry.step import Backward, Forward, Step, constant_ints, misplaced, onto_inputs, unknown
 from bnfold.graph import Node
 from bnfold.refusals import Refusal
 
-__all__ = ["BACKWARD", "FORWARD"]
+__all__ = ["BACKWARD", "FORWARD", "split_alone"]
 
 
 def _sizes(node: Node, tensors: list[str], axis: int) -> list[int] | None:
@@ -101,6 +101,18 @@ def split_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refu
         return unknown(node, "the size of each part")
     start = sum(sizes[:place])
     return [Step(((node.inputs[0], affine.at(axis).scatter(sum(sizes), slice(start, start + sizes[place]))),))]
+
+
+def split_alone(node: Node, output: str, affine: Affine) -> Step | Refusal:
+    """Past a Split along another axis, on what this output takes of it alone."""
+    axis, channel = (node.scope.shapes.axis(output, a) for a in (node.integer("axis", 0), affine.axis))
+    sizes = None if axis is None else _split_sizes(node, axis)
+    if axis is None or channel is None or sizes is None:
+        return unknown(node, "the size of each part")
+    place = node.outputs.index(output)
+    start = sum(sizes[:place])
+    places = list(range(start, start + sizes[place]))
+    return Step(((node.inputs[0], Spread.at_places(affine.at(channel), places, axis, sum(sizes))),))
 
 
 def split_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:

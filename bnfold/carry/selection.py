@@ -82,7 +82,7 @@ def slice_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refu
     if isinstance(cut, Refusal):
         return cut
     if cut is None:
-        return [Step(((node.inputs[0], affine.at(channel)),))]
+        return [Step(((node.inputs[0], affine.at(channel)),)), *_on_slice(node, affine.at(channel))]
     total = node.scope.shapes.dim(node.inputs[0], channel)
     if not isinstance(total, int):
         return unknown(node, "the channel count")
@@ -93,15 +93,21 @@ def slice_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refu
 
 
 def _on_slice(node: Node, affine: Affine) -> list[Step]:
-    """A single value for all, as one for the part of an axis that is cut out: others read the rest of it."""
+    """What is on all of the result, on the part of another axis that is cut out: others read the rest of it."""
     shapes, cuts = node.scope.shapes, _slices(node) if _shared(node) else None
     ways = []
     for axis, cut in (cuts or {}).items():
         place = shapes.axis(node.inputs[0], axis)
         total = None if place is None else shapes.dim(node.inputs[0], place)
         if place is not None and isinstance(total, int) and 0 < len(cut.of(total)) < total:
-            ways.append(Step(((node.inputs[0], affine.at(place).scatter(total, cut.of(total))),)))
+            ways.append(_at_places(node, affine, cut.of(total), place, total))
     return ways
+
+
+def _at_places(node: Node, affine: Affine, places: list[int], axis: int, size: int) -> Step:
+    if affine.uniform:
+        return Step(((node.inputs[0], affine.at(axis).scatter(size, places)),))
+    return Step(((node.inputs[0], Spread.at_places(affine, places, axis, size)),))
 
 
 def _shared(node: Node) -> bool:
@@ -144,10 +150,9 @@ def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
     if isinstance(found, Refusal) or channel is None:
         return found if isinstance(found, Refusal) else unknown(node, "the rank")
     axis, rank, indices = found
-    if channel < axis:
-        return [Step(((node.inputs[0], affine.at(channel)),))]
-    if channel >= axis + rank:
-        return [Step(((node.inputs[0], affine.at(channel - rank + 1)),))]
+    if channel < axis or channel >= axis + rank:
+        placed = affine.at(channel if channel < axis else channel - rank + 1)
+        return [Step(((node.inputs[0], placed),)), *_on_gather(node, placed)]
     total = node.scope.shapes.dim(node.inputs[0], axis)
     if indices is None or rank != 1 or not isinstance(total, int):
         return misplaced(node, "picks channels that are not known")
@@ -161,7 +166,7 @@ def gather_backward(node: Node, output: str, affine: Affine) -> list[Step] | Ref
 
 
 def _on_gather(node: Node, affine: Affine) -> list[Step]:
-    """A single value for all, as one for what is picked: others pick the rest."""
+    """What is on all of the result, on the places that are picked: others pick the rest."""
     found = _gather(node) if _shared(node) else None
     if found is None or isinstance(found, Refusal):
         return []
@@ -174,7 +179,7 @@ def _on_gather(node: Node, affine: Affine) -> list[Step]:
         or len(set(indices)) == total
     ):
         return []
-    return [Step(((node.inputs[0], affine.at(axis).scatter(total, indices)),))]
+    return [_at_places(node, affine, indices, axis, total)]
 
 
 def gather_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
@@ -245,7 +250,29 @@ FORWARD: dict[str, Forward] = {
 
 def reads_elsewhere(node: Node, position: int, affine: Affine) -> bool:
     """Whether a node reads a tensor only where an affine, which is the identity on some channels, does nothing."""
-    if node.op not in PICKS or position != 0 or affine.uniform or isinstance(affine, Spread):
+    if node.op not in PICKS or position != 0 or affine.uniform:
         return False
+    if isinstance(affine, Spread):
+        return _picks_nothing(node, affine)
     step = FORWARD[node.op](node, position, affine)
     return isinstance(step, Step) and all(part.identity for _, part in step.onward)
+
+
+def _picks_nothing(node: Node, affine: Spread) -> bool:
+    """The same for an affine on several axes."""
+    picked: dict[int, list[int]] = {}
+    if node.op == "Gather":
+        found = _gather(node)
+        if not isinstance(found, Refusal) and found[2] is not None:
+            picked[found[0]] = found[2]
+    else:
+        for axis, cut in (_slices(node) or {}).items():
+            place = node.scope.shapes.axis(node.inputs[0], axis)
+            if place in affine.axes:
+                picked[place] = cut.of(affine.scale.shape[affine.axes.index(place)])
+    scale, shift = affine.scale, affine.shift
+    for place, axis in enumerate(affine.axes):
+        size = affine.scale.shape[place]
+        if axis in picked and all(-size <= index < size for index in picked[axis]):
+            scale, shift = scale.take(picked[axis], place), shift.take(picked[axis], place)
+    return bool((scale == 1.0).all() and (shift == 0.0).all())

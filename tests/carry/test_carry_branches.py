@@ -150,8 +150,8 @@ KEPT = [
         )
     ],
     kept(
-        "computed matrices: stacks that are scaled differently",
-        "axis",
+        "computed matrices: stacks that are scaled differently, of no layers",
+        "no-producer",
         "float[2,3,4] x, float[2,4,5] z",
         "s = MatMul(x, z)\ny = Mul(s, k)",
         k=(2, 1, 1),
