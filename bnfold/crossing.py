@@ -110,7 +110,13 @@ def _commute(plan: ScopePlan, chain: Chain, affine: Affine) -> bool:
 def _placed(plan: ScopePlan, chain: Chain, affine: Affine) -> Affine | None:
     """The affine with its axis counted from the last one; None where the chain's constants may not get a second one."""
     old = plan.scope.opset < 7  # a constant broadcasts along neighbouring axes only
-    if old or not plan.may_change(chain) or int(chain.affine.scales) + int(chain.affine.shifts) > len(chain.members):
+    nothing = not affine.scale.any()  # constants that are the same all along an axis are none along that axis
+    if (
+        old
+        or nothing
+        or not plan.may_change(chain)
+        or int(chain.affine.scales) + int(chain.affine.shifts) > len(chain.members)
+    ):
         return None
     if affine.uniform:
         return affine

@@ -91,6 +91,8 @@ def onto_inputs(node: Node, parts: list[Affine]) -> Step | Refusal:
         constant = node.scope.constants.get(name)
         if constant is None:
             onward.append((name, part))
+        elif not part.scale.any() and sum(d != 1 for d in constant.dims) > 1:
+            return Refusal("blocked", f"a constant of {node.op} '{node.label}' would be multiplied by zero", node.label)
         elif _fits(node, constant, part):
             edits.append(Edit(node, position, part))
         else:
