@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from bnfold.carry import branches, elementwise, layout, pad, parts, reshape, selection, spatial
+from bnfold.carry import branches, elementwise, layout, matrices, pad, parts, reshape, selection, spatial, weave
 from bnfold.carry.branches import aside
 from bnfold.carry.parts import split_alone
 from bnfold.carry.selection import PICKS, reads_elsewhere
 from bnfold.carry.step import Backward, Edit, Edited, Edits, Forward, Step, onto_constants
 from bnfold.carry.together import together
 
-_FAMILIES = (elementwise, layout, reshape, parts, selection, spatial, branches)
+_FAMILIES = (elementwise, layout, reshape, parts, selection, weave, spatial, branches, matrices)
 
 _BACKWARD: dict[str, Backward] = {op: rule for family in _FAMILIES for op, rule in family.BACKWARD.items()}
 _FORWARD: dict[str, Forward] = {op: rule for family in _FAMILIES for op, rule in family.FORWARD.items()}

@@ -1,4 +1,4 @@
-"""Operators that bring two or more computed tensors together: Add, Sub, Sum, Mean, Max, Min, Mul, Div, MatMul.
+"""Operators that bring computed tensors together, element by element: Add, Sub, Sum, Mean, Max, Min, Mul, Div.
 
 Towards producers: ``s * (a + b) + t = (s * a + t) + (s * b)``; a mean takes the affine on all sides, a maximum when
 ``s >= 0``; a product takes the scale on one side. Towards consumers: a shift passes an addition, a scale passes a
@@ -221,62 +221,15 @@ def product_forward(node: Node, position: int, affine: Affine) -> Step | Refusal
     return needs_no_shift(node, placed) or may_overflow(node, placed) or Step(((node.outputs[0], placed),))
 
 
-# -- MatMul of two computed tensors ------------------------------------------------------------------------------------
-
-
-def matmul_backward(node: Node, output: str, affine: Affine) -> list[Step] | Refusal:
-    """A scale of rows goes to the left factor, one of columns to the right factor, a single number to either.
-
-    One for each matrix of a stack goes to a factor that is such a stack itself.
-    """
-    placed = _from_last(node, output, affine)
-    if isinstance(placed, Refusal):
-        return placed
-    blocked = needs_no_shift(node, placed) or may_overflow(node, placed, behind=True) or _no_matrices(node)
-    if blocked is not None:
-        return blocked
-    left, right = (Step(((name, placed),)) for name in node.inputs)
-    if placed.uniform:
-        return [left, right]
-    if placed.axis in (-1, -2):
-        return [right if placed.axis == -1 else left]
-    shapes = node.scope.shapes
-    stacks = [step for name, step in zip(node.inputs, (left, right), strict=True)
-              if shapes.dim(name, placed.axis) == placed.scale.size]  # fmt: skip
-    return stacks or misplaced(node, "multiplies stacks of matrices whose number is not known")
-
-
-def matmul_forward(node: Node, position: int, affine: Affine) -> Step | Refusal:
-    placed = _from_last(node, node.inputs[position], affine)
-    if isinstance(placed, Refusal):
-        return placed
-    blocked = needs_no_shift(node, placed) or _no_matrices(node) or may_overflow(node, placed)
-    if blocked is not None:
-        return blocked
-    if placed.uniform or placed.axis == (-2, -1)[position] or placed.axis < -2:
-        return Step(((node.outputs[0], placed),))
-    return misplaced(node, "sums over the axis that the channels are on")
-
-
-def _no_matrices(node: Node) -> Refusal | None:
-    """A vector as factor drops an axis, so both need to be matrices."""
-    ranks = [node.scope.shapes.rank(name) for name in node.inputs[:2]]
-    if all(rank is not None and rank >= 2 for rank in ranks):
-        return None
-    return Refusal("shape-unknown", f"the factors of '{node.label}' are not both known to be matrices", node.label)
-
-
 BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(_SUMS, sum_backward),
     **dict.fromkeys(_EXTREMES, extreme_backward),
     **dict.fromkeys(_PRODUCTS, product_backward),
     "Mean": mean_backward,
-    "MatMul": matmul_backward,
 }
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys(_SUMS, sum_forward),
     **dict.fromkeys(_EXTREMES, extreme_forward),
     **dict.fromkeys(_PRODUCTS, product_forward),
     "Mean": mean_forward,
-    "MatMul": matmul_forward,
 }
