@@ -113,7 +113,7 @@ CODES: dict[str, Explanation] = {
     ),
     "shared-output": Explanation(
         "The tensor has other readers than the norm, of the same channels.",
-        "Those readers need the value before the norm, so it cannot move into the operator that makes it.",
+        "Those readers need the value before the norm, unless the same scale and shift stand behind all of them.",
         "Nothing to do, unless the other readers are leftovers.",
     ),
     "graph-output": Explanation(
@@ -159,7 +159,7 @@ CODES: dict[str, Explanation] = {
     ),
     "quantized": Explanation(
         "The operator or its weight is quantized in a form that cannot take a scale exactly, or stands in between.",
-        "Rescaling would need a new rounding of integers or run-time statistics.",
+        "Rescaling would need a new rounding of integers, run-time statistics, or what kernels on integers do not take.",
         "Fold before quantizing: bnfold first, then the quantizer.",
     ),
     "function": Explanation(
