@@ -159,7 +159,7 @@ CODES: dict[str, Explanation] = {
     ),
     "quantized": Explanation(
         "The operator or its weight is quantized in a form that cannot take a scale exactly, or stands in between.",
-        "Rescaling would need a new rounding of integers, run-time statistics, or what kernels on integers do not take.",
+        "Rescaling would need integers to be rounded again, run-time statistics, or what integer kernels do not take.",
         "Fold before quantizing: bnfold first, then the quantizer.",
     ),
     "function": Explanation(

@@ -67,14 +67,14 @@ def rewrite(node: Node, weight: Dequantized, affine: Affine) -> list[Rewrite]:
     return [Rewrite(node, (Stored(2, new, weight.data_type),), attributes)]
 
 
-def values(node: Node, channels: int) -> NDArray[np.float64]:
-    """What the bias adds per channel, which :func:`problem` found to be known."""
+def values(node: Node, channels: int) -> NDArray[np.float64] | None:
+    """What the bias adds per channel, which :func:`problem` found to be known; None where rows have their own."""
     integers = quantized(node)
-    if integers is None:
-        plain = _plain(node, channels)
-        assert not isinstance(plain, Refusal)
-        return np.broadcast_to(plain.ravel(), (channels,))
-    return node.real("beta", 1.0) * np.broadcast_to(integers.float64().ravel(), (channels,))
+    old = _plain(node, channels) if integers is None else node.real("beta", 1.0) * integers.float64()
+    assert not isinstance(old, Refusal)
+    if old.size > 1 and (old.size != channels or old.shape[-1] != channels):
+        return None
+    return np.broadcast_to(old.ravel(), (channels,))
 
 
 def _plain(node: Node, channels: int) -> NDArray[np.float64] | Refusal:

@@ -66,7 +66,11 @@ def _behind(node: Node, weight: Dequantized, affine: Affine, channels: int) -> A
         reason = f"the scales of the quantized weight of '{node.label}' run along its output"
         return Refusal("quantized", reason, node.label)
     scale = np.repeat(each[:, 0], channels // group)
-    added = (1.0 - scale) * _bias(node, channels)
+    bias = _bias(node, channels) if affine.scales else np.zeros(channels)
+    if bias is None:
+        reason = f"the addend of '{node.label}' has values for rows, which the scale in front does not reach"
+        return Refusal("quantized", reason, node.label)
+    added = (1.0 - scale) * bias
     if affine.shifts:
         matrix = _matrix(node, weight, group, channels)
         terms = matrix.shape[1] // (affine.shift.size // group)
@@ -89,8 +93,8 @@ def _matrix(node: Node, weight: Dequantized, group: int, channels: int) -> NDArr
     return values.T if columns else values.reshape(channels, -1)
 
 
-def _bias(node: Node, channels: int) -> NDArray[np.float64]:
-    """What is added per channel."""
+def _bias(node: Node, channels: int) -> NDArray[np.float64] | None:
+    """What is added per channel; None where that differs from row to row."""
     if node.op == "MatMul":
         return matmul.bias_values(node, matmul.bias_add(node), channels)
     return quantized_bias.values(node, channels)

@@ -131,7 +131,8 @@ def _is_cut(node: Node, axes: set[int]) -> bool:
         if source.op == "Pad" and min(constant_ints(source, "pads", 1) or [-1]) < 0:
             return True
         moved = moved or source.op not in SAME_AS_FIRST
-        source = source.scope.producer(source.inputs[0])
+        scope = source.scope
+        source = scope.producer(next((name for name in source.inputs if scope.constants.get(name) is None), ""))
     return False
 
 

@@ -71,6 +71,9 @@ KEPT = [
     ],
     kept("a dilated pool that pads to the same size", "blocked", "float[2,4,H,4] x",
          C + 'p = MaxPool <kernel_shape=[2,2], dilations=[4,4], auto_pad="SAME_UPPER"> (c)\ny = BN3(p)', W=W, opset=19),
+    kept("ReduceMean of what is cut in front of a product by a constant on the left", "shift", "float[2,4,H] x, int64[1] e",
+         "s = Slice(x, b, e, h)\nm = MatMul(L, s)\nr = ReduceMean <keepdims=0> (m, h)\ny = Add(r, k)",
+         L=(3, 4), b=[0], h=[2], k=np.float32([1, 2, 4])),
     kept(
         "ReduceMean of nothing",
         "shift",
