@@ -164,22 +164,29 @@ class TowardsProducers:
         return None
 
     def _choose(self, route: Route, steps: list[carry.Step], node: Node, depth: int, nesting: int) -> Refusal | None:
-        """Take the first of several ways past a node that works to its end."""
+        """Take the first of several ways past a node that works to its end, rather one that writes no Add."""
         first: Refusal | None = None  # and what to say if nothing comes of waiting
+        costly: Route | None = None
         waiting: Route | None = None
         for step in steps if nesting < 32 else steps[:1]:
             part = route.branch()
             inner: list[tuple[str, Affine, frozenset[int], int]] = []
             refusal = self._follow(part, inner, step, node, depth) or self._back(part, inner, nesting + 1)
             if refusal is None and (self._patient or part.waiting.keys() <= route.waiting.keys()):
-                route.join(part)
-                return None
+                if not part.cost:
+                    route.join(part)
+                    return None
+                costly = costly or part
+                continue
             if refusal is None:
                 waiting = waiting or part
                 continue
             first = first or refusal
             if refusal.lasting and len(step.onward) == len(node.inputs) and node.index not in self._plan.chain_of:
                 break
+        if costly is not None:
+            route.join(costly)
+            return None
         if waiting is not None:
             for key, each in waiting.waiting.items():
                 each.refusal = each.refusal if first is None or key in route.waiting else first

@@ -87,6 +87,9 @@ CASES = [
          "c = Conv(x, W)\na = Mul(c, k)\nb = Add(a, j)\nr = Relu(c)\ns = Add(b, r)\nu = Mul(s, m)\ny = Add(u, t)",
          W=(2, 2, 1, 1), k=np.float32([-2, -0.5, -2, -0.5]).reshape(4, 1), j=np.float32([4, -12, 0, 8]).reshape(4, 1),
          m=np.float32([0.5, 2]).reshape(2, 1, 1), t=np.float32([12, -12]).reshape(2, 1, 1), affines=2),
+    case("a shift into the side of a sum that has room for it", "float[2,2,3,3] x, float[2,2,3,3] z",
+         "p = Conv(x, U)\nq = Mul(p, two)\nu = MatMul(z, V)\ns = Add(u, q)\nt = Add(s, k)\ny = Relu(t)",
+         U=(2, 2, 1, 1), two=np.float32(2), V=(3, 3), k=(2, 1, 1)),
     case("a mean of which one operand is shifted", X, "a = Add(x, k)\nr = Relu(x)\nm = Mean(a, r)\ny = Conv(m, W)", W=W, k=(4, 1, 1)),
     case("a shift that cancels on two ways", X, "a = Add(x, k)\nr = AveragePool <kernel_shape=[1,1]> (a)\n"
          "s = Sub(a, r)\nm = Exp(s)\ny = Add(m, x)", k=(4, 1, 1)),
