@@ -131,7 +131,7 @@ def _aside(plan: ScopePlan, walker: Walker, chain: Chain) -> bool:
         return False
     for other, shift in carry.aside(*uses[0], affine.only_shift()):
         route = walker.backward(other, shift, frozenset((uses[0].node.index,)))
-        if isinstance(route, Refusal) or route.cost or not route.ends:
+        if isinstance(route, Refusal) or route.cost or not (route.ends or route.edits):
             continue
         _take(plan, chain, route, backward=True)
         if affine.scales:

@@ -12,10 +12,10 @@ __all__ = ["pads"]
 def pads(node: Node, kernel: Sequence[int]) -> bool:
     """Whether a convolution or pool with this kernel ever reads padding. Unknown counts as yes."""
     mode = node.string("auto_pad", "NOTSET")
-    if mode == "VALID":
-        return False
     dilations = node.integers("dilations") or [1] * len(kernel)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=False)]
+    if mode == "VALID":
+        return _too_long(node, reach)
     if mode in ("NOTSET", ""):
         return _reads_added(node, reach, node.integers("pads") or [])
     # SAME: output size is ceil(input / stride), so padding is max((out - 1) * stride + reach - input, 0) per axis.
@@ -28,7 +28,7 @@ def pads(node: Node, kernel: Sequence[int]) -> bool:
 def _reads_added(node: Node, reach: list[int], added: list[int]) -> bool:
     """Whether pads in front, or those behind of which the last window takes something: strides may leave a rest."""
     if not any(added):
-        return False
+        return _too_long(node, reach)
     front, behind = added[: len(reach)], added[len(reach) :]
     if any(front) or min(behind, default=-1) < 0 or node.integer("ceil_mode", 0):
         return True
@@ -36,6 +36,11 @@ def _reads_added(node: Node, reach: list[int], added: list[int]) -> bool:
         pad and (size is None or (size + pad - r) // stride * stride + r > size)
         for pad, (r, size, stride) in zip(behind, _axes(node, reach), strict=False)
     )
+
+
+def _too_long(node: Node, reach: list[int]) -> bool:
+    """Whether a window is known to be longer than its axis, of which onnxruntime may make one all the same."""
+    return any(size is not None and r > size for r, size, _ in _axes(node, reach))
 
 
 def _axes(node: Node, reach: list[int]) -> list[tuple[int, int | None, int]]:

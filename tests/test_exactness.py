@@ -346,6 +346,8 @@ MERGES = [
          k=(4, 1, 1), l=(4, 1, 1), affines=1),
     case("a sum beside a layer", X, "e = Ceil(x)\nm = Mul(e, k)\na = Add(m, k)\nc = Conv(x, W)\ns = Add(c, a)\ny = Abs(s)",
          W=(4, 4, 1, 1), k=(4, 1, 1), affines=1),
+    case("a sum beside a sum with a constant", X, "f = Floor(x)\nc = Add(f, k)\ng = Ceil(x)\ns = Sum(g, p)\ny = Sub(s, c)",
+         k=(4, 1, 1), p=(4, 5, 5)),
     case("a sum beside a layer that others read", X, "e = Ceil(x)\na = Add(e, k)\nc = Conv(x, W)\nr = Relu(c)\ns = Sum(c, r, a)\ny = Abs(s)",
          W=(4, 4, 1, 1), k=(4, 1, 1), affines=1),
     case("a norm without a scale beside another norm", X, "e = Ceil(x)\nf = Floor(x)\na = BNshift4(e)\nb = BN4(f)\ns = Add(a, b)\n"
